@@ -1,0 +1,1 @@
+//! pgfunnel: a PostgreSQL connection-pooling proxy for AWS Lambda and other serverless callers.
