@@ -1,0 +1,86 @@
+//! The error type that can reach a client: whose fault it is, its SQLSTATE, and what to do about it.
+//! Holds only text that pgfunnel wrote itself or that PostgreSQL sent for this very client, never a secret.
+
+use std::borrow::Cow;
+use std::fmt;
+
+pub use tokio_postgres::error::SqlState;
+
+/// Whose fault an error is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// The client broke the protocol, a limit or its credentials.
+    Client,
+    /// pgfunnel itself: a limit of its own, a shutdown, a bug.
+    Proxy,
+    /// PostgreSQL refused, failed or vanished.
+    Database,
+}
+
+impl Side {
+    /// The metric label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Side::Client => "client",
+            Side::Proxy => "proxy",
+            Side::Database => "database",
+        }
+    }
+}
+
+/// An error as it is reported to a client: the fields of an ErrorResponse (manual, "Error and Notice Message
+/// Fields") and the side at fault.
+#[derive(Debug, Clone)]
+pub struct Error {
+    /// Whose fault it is.
+    pub side: Side,
+    /// The SQLSTATE that PostgreSQL itself would use.
+    pub code: SqlState,
+    /// Field `M`.
+    pub message: Cow<'static, str>,
+    /// Field `D`.
+    pub detail: Option<Cow<'static, str>>,
+    /// Field `H`.
+    pub hint: Option<Cow<'static, str>>,
+}
+
+impl Error {
+    /// An error of `side` with an SQLSTATE and a message.
+    pub fn new(side: Side, code: SqlState, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { side, code, message: message.into(), detail: None, hint: None }
+    }
+
+    /// A message that breaks the protocol: 08P01.
+    pub fn protocol(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Side::Client, SqlState::PROTOCOL_VIOLATION, message)
+    }
+
+    /// The same error with a detail line.
+    #[must_use]
+    pub fn detail(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+
+    /// The same error with a hint: the setting or action that mends it.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.message, self.code.code())?;
+        if let Some(detail) = &self.detail {
+            write!(f, "; {detail}")?;
+        }
+        if let Some(hint) = &self.hint {
+            write!(f, "; hint: {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {}
