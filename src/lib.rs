@@ -2,6 +2,20 @@
 
 pub mod error;
 
+pub mod metrics;
+
+pub mod config;
+
 pub mod wire;
 
 pub mod auth;
+
+pub mod prepared;
+
+pub mod track;
+
+pub mod net;
+
+pub mod backend;
+
+pub mod secrets;

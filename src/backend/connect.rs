@@ -1,0 +1,209 @@
+//! Connecting to PostgreSQL: socket, TLS as `sslmode` says, login; and cancel requests.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use thiserror::Error as ThisError;
+use tokio_rustls::TlsStream;
+
+use super::login::{Credential, KeySource, LoggedIn, login};
+use super::{Backend, Identity};
+use crate::config::BackendTlsMode;
+use crate::error::{Error, Side, SqlState};
+use crate::net::tls::{BackendTls, peer_end_point};
+use crate::net::{Endpoint, Io, Plain, Socket, dial};
+use crate::prepared::BackendStatements;
+use crate::track::Effects;
+use crate::wire::backend::Status;
+
+/// How long a cancel request may take, TLS handshake included.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What to connect to, and as whom.
+#[derive(Clone)]
+pub struct Target {
+    /// Where the server listens.
+    pub endpoint: Endpoint,
+    /// Its name for TLS.
+    pub host: String,
+    /// Database name there.
+    pub dbname: String,
+    /// Role name.
+    pub user: String,
+    /// What proves that we are that role.
+    pub credential: Credential,
+    /// When TLS is used.
+    pub tls_mode: BackendTlsMode,
+    /// How; `None` only if `tls_mode` is `Disable`.
+    pub tls: Option<Arc<BackendTls>>,
+    /// Where SCRAM keys come from.
+    pub keys: Arc<dyn KeySource>,
+    /// For socket, TLS and login together.
+    pub timeout: Duration,
+}
+
+/// Why there is no backend.
+#[derive(Debug, Clone, ThisError)]
+pub enum ConnectError {
+    /// PostgreSQL, or what we know, says no.
+    #[error("{0}")]
+    Refused(Error),
+    /// The connection cannot be made or broke.
+    #[error("{0}")]
+    Io(Arc<io::Error>),
+    /// [`Target::timeout`] passed.
+    #[error("no connection within {0:?}")]
+    Timeout(Duration),
+}
+
+impl From<io::Error> for ConnectError {
+    fn from(error: io::Error) -> Self {
+        match error.downcast::<Error>() {
+            Ok(error) => ConnectError::Refused(error),
+            Err(error) => ConnectError::Io(Arc::new(error)),
+        }
+    }
+}
+
+impl ConnectError {
+    /// Whether another attempt may well succeed soon: the server is starting, restarting, out of connection slots or
+    /// not reachable. A wrong password or name stays wrong.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            ConnectError::Io(_) | ConnectError::Timeout(_) => true,
+            ConnectError::Refused(error) => {
+                error.side == Side::Database
+                    && [
+                        SqlState::CANNOT_CONNECT_NOW,
+                        SqlState::TOO_MANY_CONNECTIONS,
+                        SqlState::ADMIN_SHUTDOWN,
+                        SqlState::CRASH_SHUTDOWN,
+                    ]
+                    .contains(&error.code)
+            }
+        }
+    }
+
+    /// As the client sees it.
+    pub fn to_error(&self, target: &Target) -> Error {
+        let unreachable = |why: String| {
+            Error::new(
+                Side::Database,
+                SqlState::SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION,
+                format!("could not connect to the database server at {}: {why}", target.endpoint),
+            )
+        };
+        match self {
+            ConnectError::Refused(error) => error.clone(),
+            ConnectError::Io(error) => unreachable(error.to_string()),
+            ConnectError::Timeout(limit) => unreachable(format!("no answer within {limit:?}"))
+                .hint("The setting connect_timeout limits connecting and logging in."),
+        }
+    }
+}
+
+/// Connects and logs in. Cancel-safe: dropped half-way, the connection is closed.
+///
+/// # Errors
+/// See [`ConnectError`].
+pub async fn connect(target: &Target) -> Result<Backend, ConnectError> {
+    match tokio::time::timeout(target.timeout, attempt(target)).await {
+        Ok(result) => result,
+        Err(_) => Err(ConnectError::Timeout(target.timeout)),
+    }
+}
+
+async fn attempt(target: &Target) -> Result<Backend, ConnectError> {
+    let first_with_tls = !matches!(target.tls_mode, BackendTlsMode::Disable | BackendTlsMode::Allow);
+    match once(target, first_with_tls).await {
+        // libpq's fallbacks: `allow` tries TLS when the server refuses without, `prefer` the other way round.
+        Err(ConnectError::Refused(error))
+            if matches!(target.tls_mode, BackendTlsMode::Allow | BackendTlsMode::Prefer)
+                && error.code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION
+                && matches!(target.endpoint, Endpoint::Tcp { .. }) =>
+        {
+            once(target, !first_with_tls).await
+        }
+        result => result,
+    }
+}
+
+async fn once(target: &Target, with_tls: bool) -> Result<Backend, ConnectError> {
+    let (io, binding) = open(target, with_tls).await?;
+    let mut socket = Socket::new(io);
+    let LoggedIn { mut identity, reported } = login(&mut socket, target, binding.as_deref()).await?;
+    if let Some(address) = socket.io().peer_address() {
+        identity.target.endpoint = Endpoint::Tcp { host: address.ip().to_string(), port: address.port() };
+    }
+    socket.give_back();
+    let now = Instant::now();
+    Ok(Backend {
+        socket,
+        identity: Arc::new(identity),
+        statements: BackendStatements::default(),
+        params: None,
+        reported,
+        status: Status::Idle,
+        owner: 0,
+        residue: Effects::NONE,
+        has_setters: false,
+        expires: None,
+        idle_since: now,
+        broken: false,
+    })
+}
+
+/// The socket, with TLS if asked for and offered; and the channel binding data.
+async fn open(target: &Target, with_tls: bool) -> Result<(Io, Option<Vec<u8>>), ConnectError> {
+    let plain = dial(&target.endpoint).await?;
+    let Some(tls) = target.tls.as_ref().filter(|_| with_tls && matches!(plain, Plain::Tcp(_))) else {
+        return Ok((Io::Plain(plain), None));
+    };
+    let mut socket = Socket::new(Io::Plain(plain));
+    postgres_protocol::message::frontend::ssl_request(socket.output());
+    socket.flush().await?;
+    let answer = socket.read_exactly(1).await?;
+    let (io, _) = socket.into_parts();
+    match (answer.as_slice(), io) {
+        (b"S", Io::Plain(plain)) => {
+            let stream = tls.connect(&target.host, plain).await?;
+            let binding = peer_end_point(stream.get_ref().1);
+            Ok((Io::Tls(Box::new(TlsStream::Client(stream))), binding))
+        }
+        (b"N", io) if matches!(target.tls_mode, BackendTlsMode::Prefer | BackendTlsMode::Allow) => Ok((io, None)),
+        _ => Err(ConnectError::Refused(
+            Error::new(
+                Side::Database,
+                SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+                format!("the database server at {} does not offer TLS", target.endpoint),
+            )
+            .hint("The setting tls of this database demands it."),
+        )),
+    }
+}
+
+/// Asks PostgreSQL to cancel what this backend runs, and waits until the server has closed the connection: the signal
+/// is out then (manual, "Canceling Requests in Progress").
+///
+/// # Errors
+/// The transport's.
+pub async fn cancel(identity: &Identity) -> io::Result<()> {
+    let target = &identity.target;
+    let request = async {
+        let with_tls = !matches!(target.tls_mode, BackendTlsMode::Disable | BackendTlsMode::Allow);
+        let (io, _) = open(target, with_tls).await.map_err(|error| io::Error::other(error.to_string()))?;
+        let mut socket = Socket::new(io);
+        let output = socket.output();
+        output.extend_from_slice(&(12 + identity.key.len() as u32).to_be_bytes());
+        output.extend_from_slice(&80_877_102_u32.to_be_bytes());
+        output.extend_from_slice(&identity.pid.to_be_bytes());
+        output.extend_from_slice(&identity.key);
+        socket.flush().await?;
+        match socket.fill_to(1).await {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
+            other => other,
+        }
+    };
+    tokio::time::timeout(CANCEL_TIMEOUT, request).await.unwrap_or_else(|elapsed| Err(elapsed.into()))
+}

@@ -1,0 +1,351 @@
+//! Validated configuration: types that cannot be wrong. `raw` is what was written, `validate` turns it into these
+//! types or into [`ConfigErrors`] naming file, key, value and what would be right. Nothing here opens a socket.
+
+mod address;
+mod databases;
+mod defaults;
+mod env;
+mod file;
+mod load;
+mod raw;
+mod source;
+mod suggest;
+mod tls;
+mod url;
+mod users;
+mod validate;
+mod value;
+
+pub use env::environment;
+pub use source::{ConfigError, ConfigErrors, Source};
+
+pub mod pem;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything `pgfunnel run` needs, after validation.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where clients connect. Never empty.
+    pub listen: Vec<ListenAddr>,
+    /// Where `/healthz`, `/readyz` and `/metrics` are served; `None` switches them off.
+    pub http_listen: Option<SocketAddr>,
+    /// Runtime threads; 1 runs everything on one thread.
+    pub worker_threads: usize,
+    /// Clients at one time, logging in included; more are refused with 53300.
+    pub max_clients: usize,
+    /// Backends of the whole process at one time, whatever their pool.
+    pub max_backends: usize,
+    /// How long running transactions may take to finish after SIGTERM.
+    pub drain_timeout: Duration,
+    /// From accept to ReadyForQuery.
+    pub client_login_timeout: Duration,
+    /// Networks whose connections must begin with a PROXY protocol v2 header; others never may. Empty: off.
+    pub proxy_protocol_from: Vec<Network>,
+    /// How clients prove who they are.
+    pub auth: ClientAuth,
+    /// TLS towards clients.
+    pub client_tls: ClientTls,
+    /// Database entries by the name that clients ask for.
+    pub databases: HashMap<String, Database>,
+    /// The entry named `*`: any other name is passed through to its server.
+    pub any_database: Option<Database>,
+    /// Users that are listed in the configuration or the user list file.
+    pub users: HashMap<String, User>,
+    /// Log one line per client login and logout.
+    pub log_connections: bool,
+    /// The file that this configuration came from, for messages and reload; `None`: environment only.
+    pub source: Option<PathBuf>,
+    /// Things that work but probably are not meant, to be logged at start (an expired certificate …).
+    pub warnings: Vec<String>,
+}
+
+/// An address to listen on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListenAddr {
+    /// Host and port.
+    Tcp(SocketAddr),
+    /// Path of a Unix socket (the file itself, e.g. `/run/pgfunnel/.s.PGSQL.6432`).
+    Unix(PathBuf),
+}
+
+/// An IP network in CIDR notation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    /// Network address.
+    pub addr: IpAddr,
+    /// Prefix length in bits.
+    pub prefix: u8,
+}
+
+/// How clients prove who they are. The best that the user's stored secret allows is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// SCRAM-SHA-256, and SCRAM-SHA-256-PLUS over TLS; users with only an md5 hash are refused.
+    Scram,
+    /// As `Scram`, but a user whose stored secret is an md5 hash may use md5.
+    Md5,
+    /// The password itself, only over TLS (or a Unix socket).
+    Cleartext,
+    /// No proof at all; validation allows it only when every listener is loopback or Unix.
+    Trust,
+}
+
+/// When TLS is used towards clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientTlsMode {
+    /// SSLRequest is answered `N`.
+    Disable,
+    /// TLS if the client asks for it.
+    Allow,
+    /// The same as `Allow` on the server side; libpq's word.
+    Prefer,
+    /// Clients without TLS are refused.
+    Require,
+    /// TLS and a client certificate signed by `ca`.
+    VerifyCa,
+    /// As `VerifyCa`, and the certificate's common name must be the user name.
+    VerifyFull,
+}
+
+/// TLS towards clients.
+#[derive(Debug, Clone)]
+pub struct ClientTls {
+    /// When it is used.
+    pub mode: ClientTlsMode,
+    /// Certificate chain and private key (PEM); present unless `mode` is `Disable`.
+    pub identity: Option<TlsIdentity>,
+    /// Authorities for client certificates (PEM).
+    pub ca: Option<PathBuf>,
+}
+
+/// A certificate chain and its key, as PEM files that were readable and fit each other at validation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsIdentity {
+    /// The chain, leaf first.
+    pub cert: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+}
+
+/// When TLS is used towards PostgreSQL: libpq's `sslmode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum BackendTlsMode {
+    /// Never.
+    Disable,
+    /// Only when the server refuses without.
+    Allow,
+    /// If the server offers it.
+    Prefer,
+    /// Always, without looking at the certificate.
+    Require,
+    /// Always, certificate signed by `ca` (or the system's authorities).
+    VerifyCa,
+    /// As `VerifyCa`, and the certificate names the host.
+    VerifyFull,
+}
+
+/// TLS towards PostgreSQL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackendTls {
+    /// When it is used.
+    pub mode: BackendTlsMode,
+    /// Authorities (PEM); `None`: the system's.
+    pub ca: Option<PathBuf>,
+    /// Our client certificate.
+    pub identity: Option<TlsIdentity>,
+}
+
+/// A database that clients may ask for, and where it really is.
+#[derive(Debug, Clone)]
+pub struct Database {
+    /// Host name, IP address, or a directory that holds the Unix socket.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Name on the server; `None`: the name that the client asked for.
+    pub dbname: Option<String>,
+    /// TLS towards this server.
+    pub tls: BackendTls,
+    /// Backends for all users of this database together.
+    pub max_backends: Option<usize>,
+    /// Where unlisted users' secrets come from.
+    pub unlisted_users: UnlistedUsers,
+    /// Pool settings of this database (global defaults already merged in).
+    pub pool: PoolSettings,
+}
+
+/// What happens to a user that neither the configuration nor the user list names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UnlistedUsers {
+    /// Refused (with the same cost and message as a wrong password).
+    Refuse,
+    /// Looked up on the database.
+    AuthQuery {
+        /// The listed user that runs the query.
+        user: String,
+        /// `$1` is the user name; returns (user name, secret[, valid until]) rows.
+        query: String,
+    },
+    /// Asked for the cleartext password (TLS or loopback only), which PostgreSQL itself then judges.
+    PassThrough,
+}
+
+/// A listed user.
+#[derive(Debug, Clone, Default)]
+pub struct User {
+    /// What the client must prove.
+    pub secret: Option<Secret>,
+    /// What pgfunnel proves to PostgreSQL; `None`: the same secret.
+    pub backend_password: Option<Password>,
+    /// Leases of this user at one time, over all databases.
+    pub max_leases: Option<usize>,
+    /// Clients of this user at one time.
+    pub max_clients: Option<usize>,
+    /// Pool settings that differ from the database's.
+    pub pool: PoolOverrides,
+}
+
+/// A secret as PostgreSQL's `pg_authid.rolpassword` or a `userlist.txt` stores it.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub enum Secret {
+    /// The password itself.
+    Plain(Password),
+    /// `md5` and 32 hexadecimal digits.
+    Md5(String),
+    /// `SCRAM-SHA-256$…`, parsed by `auth::scram::Verifier` at validation.
+    Scram(String),
+}
+
+/// A password; never printed.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Password(pub String);
+
+impl std::fmt::Debug for Password {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Password(…)")
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Secret::Plain(_) => "Plain(…)",
+            Secret::Md5(_) => "Md5(…)",
+            Secret::Scram(_) => "Scram(…)",
+        })
+    }
+}
+
+/// When a lease ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PoolMode {
+    /// At the end of the transaction.
+    Transaction,
+    /// When the client leaves.
+    Session,
+    /// After each statement; transaction blocks are refused.
+    Statement,
+}
+
+/// How many backends a pool may have.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum PoolSize {
+    /// So many.
+    Count(usize),
+    /// That part (0 < x <= 1) of the server's `max_connections` minus its reserved ones.
+    Share(f64),
+}
+
+/// Settings of one pool.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PoolSettings {
+    /// When a lease ends.
+    pub mode: PoolMode,
+    /// Upper bound of backends.
+    pub size: PoolSize,
+    /// Backends kept ready even when nobody asks. At most `size`.
+    pub min_idle: usize,
+    /// Backends that may log in at the same time.
+    pub connect_concurrency: usize,
+    /// TCP connect + TLS + login of one backend.
+    pub connect_timeout: Duration,
+    /// Upper bound of a backend's age (shortened at random by up to 10 %); `None`: none.
+    pub max_lifetime: Option<Duration>,
+    /// An idle backend above `min_idle` is closed after this; `None`: never.
+    pub idle_timeout: Option<Duration>,
+    /// How long a client may wait for a lease.
+    pub borrow_timeout: Duration,
+    /// Clients that may wait for a lease at one time.
+    pub max_waiting: usize,
+    /// Leases that one `application_name` may hold in this pool at one time; `None`: no cap.
+    pub max_leases_per_application: Option<usize>,
+    /// A statement running longer is cancelled; `None`: no limit.
+    pub query_timeout: Option<Duration>,
+    /// A client that holds a lease and is silent between two statements of a transaction for so long is closed
+    /// and its transaction rolled back; `None`: no limit.
+    pub idle_transaction_timeout: Option<Duration>,
+    /// A client that holds no lease and is silent for so long is closed; `None`: never.
+    pub client_idle_timeout: Option<Duration>,
+}
+
+/// Per-user differences from a database's [`PoolSettings`]; `None` keeps the database's value.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PoolOverrides {
+    /// See [`PoolSettings::mode`].
+    pub mode: Option<PoolMode>,
+    /// See [`PoolSettings::size`].
+    pub size: Option<PoolSize>,
+    /// See [`PoolSettings::min_idle`].
+    pub min_idle: Option<usize>,
+    /// See [`PoolSettings::borrow_timeout`].
+    pub borrow_timeout: Option<Duration>,
+    /// See [`PoolSettings::max_waiting`].
+    pub max_waiting: Option<usize>,
+    /// See [`PoolSettings::query_timeout`]; `Some(None)` switches it off.
+    pub query_timeout: Option<Option<Duration>>,
+    /// See [`PoolSettings::idle_transaction_timeout`].
+    pub idle_transaction_timeout: Option<Option<Duration>>,
+    /// See [`PoolSettings::client_idle_timeout`].
+    pub client_idle_timeout: Option<Option<Duration>>,
+}
+
+impl Config {
+    /// The entry that serves `database`, by name or by `*`.
+    pub fn database(&self, database: &str) -> Option<&Database> {
+        self.databases.get(database).or(self.any_database.as_ref())
+    }
+
+    /// The settings of the pool `database`/`user`: the database's, with the user's overrides.
+    pub fn pool_settings(&self, database: &str, user: &str) -> Option<PoolSettings> {
+        let mut settings = self.database(database)?.pool.clone();
+        if let Some(user) = self.users.get(user) {
+            user.pool.apply_to(&mut settings);
+        }
+        Some(settings)
+    }
+}
+
+impl PoolOverrides {
+    fn apply_to(&self, settings: &mut PoolSettings) {
+        fn set<T: Clone>(to: &mut T, from: &Option<T>) {
+            if let Some(value) = from {
+                *to = value.clone();
+            }
+        }
+        set(&mut settings.mode, &self.mode);
+        set(&mut settings.size, &self.size);
+        set(&mut settings.min_idle, &self.min_idle);
+        set(&mut settings.borrow_timeout, &self.borrow_timeout);
+        set(&mut settings.max_waiting, &self.max_waiting);
+        set(&mut settings.query_timeout, &self.query_timeout);
+        set(&mut settings.idle_transaction_timeout, &self.idle_transaction_timeout);
+        set(&mut settings.client_idle_timeout, &self.client_idle_timeout);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,238 @@
+//! What was written -> [`Config`]: defaults filled in, and everything judged that no single value shows. Files that
+//! the configuration names are looked at; no socket is opened.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use super::raw::{self, Raw};
+use super::source::{ConfigErrors, Report, Source, Sourced};
+use super::url::UrlUser;
+use super::{
+    ClientAuth, ClientTlsMode, Config, Database, ListenAddr, PoolSettings, PoolSize, UnlistedUsers, User, databases,
+    defaults, tls, users,
+};
+
+/// What `validate` works on, apart from the keys.
+pub(super) struct Inputs<'a> {
+    pub(super) source: Option<PathBuf>,
+    pub(super) variables: &'a BTreeMap<String, String>,
+    pub(super) url_user: Option<UrlUser>,
+}
+
+/// Judge `raw`; all errors, those of `report` included, come back at once.
+pub(super) fn config(raw: &Raw, inputs: Inputs<'_>, mut report: Report) -> Result<Config, ConfigErrors> {
+    let report_to = &mut report;
+    let general = &raw.general;
+    let pool = pool_settings(PoolSettings::default(), &raw.pool);
+    check_min_idle(&pool, &raw.pool.min_idle, &raw.pool.pool_size, report_to);
+    let (databases, any_database) = databases::all(raw, &pool, inputs.source.as_deref(), report_to);
+    let users = users::all(raw, &inputs, report_to);
+    let auth = or(&general.auth, ClientAuth::Scram);
+    let max_clients = or(&general.max_clients, defaults::MAX_CLIENTS);
+    let listen = or(&general.listen, vec![ListenAddr::Tcp(defaults::LISTEN)]);
+    let http_listen = or(&general.http_listen, Some(defaults::HTTP_LISTEN));
+    let max_backends = max_backends(raw, &databases, any_database.as_ref(), &users, max_clients, report_to);
+    let client_tls = tls::client(general, report_to);
+    check_listeners(general, &listen, http_listen, report_to);
+    let config = Config {
+        listen,
+        http_listen,
+        worker_threads: or(&general.worker_threads, defaults::WORKER_THREADS),
+        max_clients,
+        max_backends,
+        drain_timeout: or(&general.drain_timeout, defaults::DRAIN_TIMEOUT),
+        client_login_timeout: or(&general.client_login_timeout, defaults::CLIENT_LOGIN_TIMEOUT),
+        proxy_protocol_from: or(&general.proxy_protocol_from, Vec::new()),
+        auth,
+        client_tls,
+        databases,
+        any_database,
+        users,
+        log_connections: or(&general.log_connections, defaults::LOG_CONNECTIONS),
+        source: inputs.source,
+        warnings: Vec::new(),
+    };
+    check_auth(general, &config, report_to);
+    users::check(raw, &config, report_to);
+    let warnings = report.finish()?;
+    Ok(Config { warnings, ..config })
+}
+
+/// The value that was written, or the default.
+pub(super) fn or<T: Clone>(written: &Option<Sourced<T>>, default: T) -> T {
+    written.as_ref().map_or(default, |sourced| sourced.value.clone())
+}
+
+/// `base` with what `pool` says.
+pub(super) fn pool_settings(base: PoolSettings, pool: &raw::Pool) -> PoolSettings {
+    PoolSettings {
+        mode: or(&pool.pool_mode, base.mode),
+        size: or(&pool.pool_size, base.size),
+        min_idle: or(&pool.min_idle, base.min_idle),
+        connect_concurrency: or(&pool.connect_concurrency, base.connect_concurrency),
+        connect_timeout: or(&pool.connect_timeout, base.connect_timeout),
+        max_lifetime: or(&pool.max_lifetime, base.max_lifetime),
+        idle_timeout: or(&pool.idle_timeout, base.idle_timeout),
+        borrow_timeout: or(&pool.borrow_timeout, base.borrow_timeout),
+        max_waiting: or(&pool.max_waiting, base.max_waiting),
+        max_leases_per_application: or(&pool.max_leases_per_application, base.max_leases_per_application),
+        query_timeout: or(&pool.query_timeout, base.query_timeout),
+        idle_transaction_timeout: or(&pool.idle_transaction_timeout, base.idle_transaction_timeout),
+        client_idle_timeout: or(&pool.client_idle_timeout, base.client_idle_timeout),
+    }
+}
+
+/// `min_idle` above the pool's size, reported at whichever of the two keys this scope sets (so once, where it was
+/// made).
+pub(super) fn check_min_idle(
+    settings: &PoolSettings,
+    min_idle: &Option<Sourced<usize>>,
+    pool_size: &Option<Sourced<PoolSize>>,
+    report: &mut Report,
+) {
+    let PoolSize::Count(size) = settings.size else { return };
+    if settings.min_idle <= size {
+        return;
+    }
+    let wanted = settings.min_idle;
+    if let Some(min_idle) = min_idle {
+        report.error(&min_idle.source, format!("min_idle = {wanted}: must not be above pool_size, which is {size}"));
+    } else if let Some(pool_size) = pool_size {
+        report.error(&pool_size.source, format!("pool_size = {size}: must not be below min_idle, which is {wanted}"));
+    }
+}
+
+/// The process's bound of backends. Unset it is 100, or as much as the largest pool needs; with percentages the
+/// servers' own limits are the bound, and more leases than clients cannot be.
+fn max_backends(
+    raw: &Raw,
+    databases: &HashMap<String, Database>,
+    any_database: Option<&Database>,
+    users: &HashMap<String, User>,
+    max_clients: usize,
+    report: &mut Report,
+) -> usize {
+    let sizes = databases.values().chain(any_database).map(|database| database.pool.size);
+    let mut sizes = sizes.chain(users.values().filter_map(|user| user.pool.size));
+    // `None`: some pool is a percentage.
+    let largest = sizes.try_fold(0, |largest, size| match size {
+        PoolSize::Count(count) => Some(count.max(largest)),
+        PoolSize::Share(_) => None,
+    });
+    match (&raw.general.max_backends, largest) {
+        (Some(written), Some(largest)) if written.value < largest => {
+            let message = format!(
+                "max_backends = {} bounds the whole process: the pool_size of {largest} can never be reached",
+                written.value
+            );
+            report.warning(&written.source, message);
+            written.value
+        }
+        (Some(written), _) => written.value,
+        (None, Some(largest)) => largest.max(defaults::MAX_BACKENDS),
+        (None, None) => max_clients.min(super::value::MOST_BACKENDS),
+    }
+}
+
+fn source_of<T>(written: &Option<Sourced<T>>) -> Source {
+    written.as_ref().map_or(Source::Configuration, |sourced| sourced.source.clone())
+}
+
+/// No two sockets on one address.
+fn check_listeners(
+    general: &raw::General,
+    listen: &[ListenAddr],
+    http_listen: Option<SocketAddr>,
+    report: &mut Report,
+) {
+    let source = source_of(&general.listen);
+    for (index, one) in listen.iter().enumerate() {
+        if listen.iter().skip(index + 1).any(|other| collide(one, other)) {
+            report.error(&source, format!("listen = \"{}\": must be listed only once", Shown(one)));
+        }
+        if let ListenAddr::Unix(path) = one {
+            check_socket_path(path, &source, report);
+        }
+        if http_listen.is_some_and(|http| collide(one, &ListenAddr::Tcp(http))) {
+            let source = general.http_listen.as_ref().map_or(&source, |http| &http.source);
+            let message = format!("http_listen = \"{}\": must differ from listen", Shown(one));
+            report.error(source, message);
+        }
+    }
+}
+
+fn check_socket_path(path: &std::path::Path, source: &Source, report: &mut Report) {
+    let path_text = path.display();
+    if path.is_dir() {
+        let message = format!(
+            "listen = \"{path_text}\": is a directory; must be the socket itself, such as \
+                               \"{path_text}/.s.PGSQL.6432\" (libpq looks for that name)"
+        );
+        report.error(source, message);
+    } else if path.parent().is_some_and(|directory| !directory.is_dir()) {
+        report.error(source, format!("listen = \"{path_text}\": must be in a directory that exists"));
+    }
+}
+
+/// Equal, or one takes in the other (`0.0.0.0` and `127.0.0.1`). Port 0 is a free port each time.
+fn collide(one: &ListenAddr, other: &ListenAddr) -> bool {
+    match (one, other) {
+        (ListenAddr::Unix(one), ListenAddr::Unix(other)) => one == other,
+        (ListenAddr::Tcp(one), ListenAddr::Tcp(other)) => {
+            let same_family = one.is_ipv4() == other.is_ipv4();
+            let overlap =
+                one.ip() == other.ip() || (same_family && (one.ip().is_unspecified() || other.ip().is_unspecified()));
+            one.port() != 0 && one.port() == other.port() && overlap
+        }
+        _ => false,
+    }
+}
+
+struct Shown<'a>(&'a ListenAddr);
+
+impl Display for Shown<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            ListenAddr::Tcp(addr) => addr.fmt(f),
+            ListenAddr::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// Ways to log in that would let everybody in, or nobody.
+fn check_auth(general: &raw::General, config: &Config, report: &mut Report) {
+    let source = source_of(&general.auth);
+    let open: Vec<&ListenAddr> = config.listen.iter().filter(|listen| !is_local(listen)).collect();
+    if let (ClientAuth::Trust, Some(listen)) = (config.auth, open.first()) {
+        let message = format!(
+            "auth = \"trust\": must not be used while listening on {}, where anybody could log in; \
+             only loopback addresses and Unix sockets may trust",
+            Shown(listen)
+        );
+        report.error(&source, message);
+    }
+    if config.client_tls.mode != ClientTlsMode::Disable {
+        return;
+    }
+    let has_unix = config.listen.iter().any(|listen| matches!(listen, ListenAddr::Unix(_)));
+    if config.auth == ClientAuth::Cleartext && !has_unix {
+        let message = "auth = \"cleartext\": needs client_tls_cert and client_tls_key (or a Unix socket in listen): \
+                       passwords are only asked for where nobody can read them";
+        report.error(&source, message);
+    }
+    let passes = |database: &Database| database.unlisted_users == UnlistedUsers::PassThrough;
+    if !open.is_empty() && config.databases.values().chain(&config.any_database).any(passes) {
+        let message = "unlisted_users = \"pass_through\" works only on loopback until client_tls_cert and \
+                       client_tls_key are set: passwords are only asked for where nobody can read them";
+        report.warning(&Source::Configuration, message);
+    }
+}
+
+fn is_local(listen: &ListenAddr) -> bool {
+    match listen {
+        ListenAddr::Tcp(addr) => addr.ip().to_canonical().is_loopback(),
+        ListenAddr::Unix(_) => true,
+    }
+}

@@ -1,0 +1,307 @@
+//! One value as it was written (TOML or an environment variable's text) and the kinds of value there are. Every kind
+//! says what would have been right; none looks at more than the value itself.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml::de::DeValue;
+
+use super::{Password, PoolSize};
+
+/// PostgreSQL's own upper bound of backends (`MAX_BACKENDS`, src/include/postmaster/postmaster.h).
+pub(super) const MOST_BACKENDS: usize = 262_143;
+/// A bound on clients that no machine reaches and no counter overflows.
+pub(super) const MOST_CLIENTS: usize = 1_000_000;
+/// Longer than any setting makes sense, and short enough that adding it to a clock never overflows.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// A value before anything is known about it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Written<'a> {
+    pub(super) data: Data<'a>,
+    /// What relative paths are relative to: the directory of the file, or of the process.
+    pub(super) base: &'a Path,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Data<'a> {
+    Toml(&'a DeValue<'a>),
+    Variable(&'a str),
+}
+
+impl<'a> Written<'a> {
+    /// A string of the file, or the variable's text.
+    pub(super) fn text(&self) -> Option<&'a str> {
+        match self.data {
+            Data::Toml(value) => value.as_str(),
+            Data::Variable(text) => Some(text),
+        }
+    }
+
+    fn integer(&self) -> Option<i64> {
+        match self.data {
+            Data::Toml(DeValue::Integer(value)) => i64::from_str_radix(value.as_str(), value.radix()).ok(),
+            Data::Toml(_) => None,
+            Data::Variable(text) => text.trim().parse().ok(),
+        }
+    }
+
+    /// An array of strings, one string, or a variable's comma-separated text.
+    pub(super) fn list(&self) -> Option<Vec<&'a str>> {
+        match self.data {
+            Data::Toml(DeValue::Array(items)) => items.iter().map(|item| item.get_ref().as_str()).collect(),
+            Data::Toml(value) => value.as_str().map(|text| vec![text]),
+            Data::Variable(text) => Some(text.split(',').map(str::trim).collect()),
+        }
+    }
+
+    fn is_off(&self) -> bool {
+        matches!(self.data, Data::Toml(DeValue::Boolean(false)))
+            || self.integer() == Some(0)
+            || self.text().is_some_and(|text| matches!(text.trim(), "off" | "0"))
+    }
+
+    /// The value for a message. Never call it for a secret.
+    pub(super) fn show(&self) -> String {
+        match self.data {
+            Data::Variable(text) => format!("{text:?}"),
+            Data::Toml(DeValue::String(text)) => format!("{text:?}"),
+            Data::Toml(DeValue::Integer(value)) => value.to_string(),
+            Data::Toml(DeValue::Float(value)) => value.to_string(),
+            Data::Toml(DeValue::Boolean(value)) => value.to_string(),
+            Data::Toml(DeValue::Datetime(value)) => value.to_string(),
+            Data::Toml(DeValue::Array(_)) => "[…]".to_owned(),
+            Data::Toml(DeValue::Table(_)) => "{…}".to_owned(),
+        }
+    }
+}
+
+/// A kind of value: how it is read, and what would be right (the error, a phrase that follows "must be").
+pub(super) trait Kind {
+    type Value: Clone + std::fmt::Debug;
+    /// Never show the value in a message.
+    const SECRET: bool = false;
+    fn read(written: &Written<'_>) -> Result<Self::Value, String>;
+}
+
+/// A whole number within bounds.
+pub(super) struct Count<const MIN: usize, const MAX: usize>;
+
+impl<const MIN: usize, const MAX: usize> Kind for Count<MIN, MAX> {
+    type Value = usize;
+    fn read(written: &Written<'_>) -> Result<usize, String> {
+        written
+            .integer()
+            .and_then(|number| usize::try_from(number).ok())
+            .filter(|number| (MIN..=MAX).contains(number))
+            .ok_or_else(|| format!("a whole number from {MIN} to {MAX}"))
+    }
+}
+
+/// A bound that can be switched off.
+pub(super) struct Bound<const MAX: usize>;
+
+impl<const MAX: usize> Kind for Bound<MAX> {
+    type Value = Option<usize>;
+    fn read(written: &Written<'_>) -> Result<Option<usize>, String> {
+        if written.is_off() {
+            return Ok(None);
+        }
+        Count::<1, MAX>::read(written)
+            .map(Some)
+            .map_err(|_| format!("a whole number from 1 to {MAX}, or \"off\" for no bound"))
+    }
+}
+
+/// A span of time; a bare number is seconds.
+pub(super) struct Span;
+
+impl Kind for Span {
+    type Value = Duration;
+    fn read(written: &Written<'_>) -> Result<Duration, String> {
+        duration(written)
+            .filter(|span| *span >= Duration::from_millis(1))
+            .ok_or_else(|| "a span of time from 1ms to 365d, such as \"250ms\", \"5s\", \"2min\" or \"1h\"".to_owned())
+    }
+}
+
+/// A span of time that can be switched off.
+pub(super) struct OptionalSpan;
+
+impl Kind for OptionalSpan {
+    type Value = Option<Duration>;
+    fn read(written: &Written<'_>) -> Result<Option<Duration>, String> {
+        if written.is_off() || duration(written) == Some(Duration::ZERO) {
+            return Ok(None);
+        }
+        Span::read(written).map(Some).map_err(|right| format!("{right}, or \"off\""))
+    }
+}
+
+fn duration(written: &Written<'_>) -> Option<Duration> {
+    let (number, unit) = match written.data {
+        Data::Toml(DeValue::Integer(_)) => return seconds(written.integer()? as f64),
+        Data::Toml(DeValue::Float(value)) => return seconds(value.as_str().parse().ok()?),
+        _ => {
+            let text = written.text()?.trim();
+            let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+            text.split_at_checked(end)?
+        }
+    };
+    let unit = match unit.trim_start() {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "min" => 60.0,
+        "h" => 3600.0,
+        "d" => 86_400.0,
+        _ => return None,
+    };
+    seconds(number.parse::<f64>().ok()? * unit)
+}
+
+fn seconds(number: f64) -> Option<Duration> {
+    Duration::try_from_secs_f64(number).ok().filter(|span| *span <= LONGEST)
+}
+
+/// `true` or `false`.
+pub(super) struct Flag;
+
+impl Kind for Flag {
+    type Value = bool;
+    fn read(written: &Written<'_>) -> Result<bool, String> {
+        match written.data {
+            Data::Toml(DeValue::Boolean(value)) => Ok(*value),
+            Data::Variable("true" | "on" | "yes" | "1") => Ok(true),
+            Data::Variable("false" | "off" | "no" | "0") => Ok(false),
+            _ => Err("true or false".to_owned()),
+        }
+    }
+}
+
+/// A string that is not empty.
+pub(super) struct Text;
+
+impl Kind for Text {
+    type Value = String;
+    fn read(written: &Written<'_>) -> Result<String, String> {
+        let text = written.text().filter(|text| !text.is_empty() && !text.contains('\0'));
+        text.map(str::to_owned).ok_or_else(|| "a string that is not empty".to_owned())
+    }
+}
+
+/// A string that no message may show.
+pub(super) struct Hidden;
+
+impl Kind for Hidden {
+    type Value = Password;
+    const SECRET: bool = true;
+    fn read(written: &Written<'_>) -> Result<Password, String> {
+        Text::read(written).map(Password)
+    }
+}
+
+/// A file; relative to the configuration file that names it.
+pub(super) struct FilePath;
+
+impl Kind for FilePath {
+    type Value = PathBuf;
+    fn read(written: &Written<'_>) -> Result<PathBuf, String> {
+        Text::read(written).map(|text| written.base.join(text)).map_err(|_| "the path of a file".to_owned())
+    }
+}
+
+/// Backends of one pool: a number, or a share of what the server has.
+impl Kind for PoolSize {
+    type Value = PoolSize;
+    fn read(written: &Written<'_>) -> Result<PoolSize, String> {
+        let right = || {
+            format!("a whole number from 1 to {MOST_BACKENDS}, or a percentage such as \"80%\" (above 0, up to 100)")
+        };
+        if let Some(percent) = written.text().and_then(|text| text.trim().strip_suffix('%')) {
+            let percent: f64 = percent.trim_end().parse().map_err(|_| right())?;
+            return if percent > 0.0 && percent <= 100.0 { Ok(PoolSize::Share(percent / 100.0)) } else { Err(right()) };
+        }
+        Count::<1, MOST_BACKENDS>::read(written).map(PoolSize::Count).map_err(|_| right())
+    }
+}
+
+/// One word of a few.
+macro_rules! words {
+    ($type:ty { $($word:literal => $value:ident),* $(,)? }) => {
+        impl Kind for $type {
+            type Value = $type;
+            fn read(written: &Written<'_>) -> Result<$type, String> {
+                match written.text() {
+                    $(Some($word) => Ok(<$type>::$value),)*
+                    _ => Err(format!("one of {}", [$(concat!("\"", $word, "\"")),*].join(", "))),
+                }
+            }
+        }
+    };
+}
+pub(super) use words;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn variable<K: Kind>(text: &str) -> Result<K::Value, String> {
+        K::read(&Written { data: Data::Variable(text), base: Path::new("") })
+    }
+
+    fn toml<K: Kind>(text: &str) -> Result<K::Value, String> {
+        let value = DeValue::parse(text).expect(text);
+        K::read(&Written { data: Data::Toml(value.get_ref()), base: Path::new("/etc") })
+    }
+
+    #[test]
+    fn spans_of_time() {
+        for (text, milliseconds) in [
+            ("1ms", 1),
+            ("250ms", 250),
+            ("5", 5_000),
+            ("5s", 5_000),
+            ("1.5 s", 1_500),
+            ("2min", 120_000),
+            ("1h", 3_600_000),
+            ("365d", 31_536_000_000),
+        ] {
+            let expected = Ok(Duration::from_millis(milliseconds));
+            assert_eq!(variable::<Span>(text), expected, "{text}");
+            assert_eq!(toml::<Span>(&format!("{text:?}")), expected, "{text}");
+        }
+        assert_eq!(toml::<Span>("0.25"), Ok(Duration::from_millis(250)));
+        assert_eq!(toml::<Span>("0x10"), Ok(Duration::from_secs(16)));
+        for wrong in ["", "s", "5m", "5S", "-5s", "1h30min", "0", "0.4ms", "366d", "1.2.3s", "off", "\u{e9}", "5\u{e9}"]
+        {
+            assert!(variable::<Span>(wrong).is_err(), "{wrong:?}");
+        }
+        for off in ["\"off\"", "0", "0.0", "false", "\"0\"", "\"0s\""] {
+            assert_eq!(toml::<OptionalSpan>(off), Ok(None), "{off}");
+        }
+        assert!(toml::<OptionalSpan>("\"no\"").is_err_and(|right| right.ends_with("or \"off\"")));
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(variable::<PoolSize>("20"), Ok(PoolSize::Count(20)));
+        assert_eq!(variable::<PoolSize>("80%"), Ok(PoolSize::Share(0.8)));
+        assert_eq!(toml::<PoolSize>("\"12.5 %\""), Ok(PoolSize::Share(0.125)));
+        assert_eq!(toml::<PoolSize>("1_000"), Ok(PoolSize::Count(1000)));
+        assert!(toml::<PoolSize>("\"20\"").is_err());
+        assert_eq!(toml::<Bound<9>>("\"off\""), Ok(None));
+        assert_eq!(toml::<Bound<9>>("9"), Ok(Some(9)));
+        assert!(toml::<Bound<9>>("10").is_err());
+    }
+
+    #[test]
+    fn flags_and_paths() {
+        for (text, value) in [("true", true), ("1", true), ("on", true), ("no", false), ("off", false), ("0", false)] {
+            assert_eq!(variable::<Flag>(text), Ok(value), "{text}");
+        }
+        assert!(variable::<Flag>("maybe").is_err());
+        assert_eq!(toml::<FilePath>("'a.pem'"), Ok(PathBuf::from("/etc/a.pem")));
+        assert_eq!(toml::<FilePath>("'/b/a.pem'"), Ok(PathBuf::from("/b/a.pem")));
+        assert_eq!(variable::<FilePath>("a.pem"), Ok(PathBuf::from("a.pem")));
+    }
+}

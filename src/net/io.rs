@@ -1,0 +1,174 @@
+//! The transports as one type.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsStream;
+
+/// A transport without TLS.
+#[derive(Debug)]
+pub enum Plain {
+    /// TCP, with Nagle's algorithm off.
+    Tcp(TcpStream),
+    /// A Unix socket.
+    Unix(UnixStream),
+}
+
+/// A transport.
+#[derive(Debug)]
+pub enum Io {
+    /// Without TLS.
+    Plain(Plain),
+    /// With TLS, either side. Boxed: a session is mostly plain, and the state is large.
+    Tls(Box<TlsStream<Plain>>),
+}
+
+impl Plain {
+    /// Takes a connected TCP stream; every write goes out at once.
+    ///
+    /// # Errors
+    /// The socket is already dead.
+    pub fn tcp(stream: TcpStream) -> io::Result<Self> {
+        stream.set_nodelay(true)?;
+        Ok(Self::Tcp(stream))
+    }
+
+    /// Notices within about `patience` that the peer's machine is gone: keepalive probes, and a limit on unacknowledged
+    /// data and on a closed window (`TCP_USER_TIMEOUT`). `None` switches both off: a frozen Lambda environment
+    /// acknowledges nothing, and must not be dropped for that.
+    pub fn watch_peer(&self, patience: Option<Duration>) {
+        let Plain::Tcp(_) = self else { return };
+        let sock = self.sock();
+        // Failing here means that the socket is dead, which the next read tells.
+        match patience {
+            Some(patience) => {
+                let probe = (patience / 4).max(Duration::from_secs(1));
+                let _ =
+                    sock.set_tcp_keepalive(&TcpKeepalive::new().with_time(probe).with_interval(probe).with_retries(3));
+                let _ = sock.set_tcp_user_timeout(Some(patience));
+            }
+            None => {
+                let _ = sock.set_keepalive(false);
+                let _ = sock.set_tcp_user_timeout(None);
+            }
+        }
+    }
+
+    /// Makes the coming close an RST, as a peer hears it of a machine that is gone. A Unix socket knows no such thing.
+    pub fn reset_on_close(&self) {
+        // Failing here means that the socket is dead already.
+        let _ = self.sock().set_linger(Some(Duration::ZERO));
+    }
+
+    fn sock(&self) -> SockRef<'_> {
+        match self {
+            Plain::Tcp(tcp) => SockRef::from(tcp),
+            Plain::Unix(unix) => SockRef::from(unix),
+        }
+    }
+}
+
+impl Io {
+    /// The transport below TLS.
+    pub fn plain(&self) -> &Plain {
+        match self {
+            Io::Plain(plain) => plain,
+            Io::Tls(tls) => tls.get_ref().0,
+        }
+    }
+
+    /// The peer's address, over TCP.
+    pub fn peer_address(&self) -> Option<SocketAddr> {
+        match self.plain() {
+            Plain::Tcp(tcp) => tcp.peer_addr().ok(),
+            Plain::Unix(_) => None,
+        }
+    }
+
+    /// Whether bytes are encrypted.
+    pub fn is_tls(&self) -> bool {
+        matches!(self, Io::Tls(_))
+    }
+
+    /// Whether the peer is on this machine: a Unix socket or a loopback address.
+    pub fn is_local(&self) -> bool {
+        match self.plain() {
+            Plain::Tcp(tcp) => tcp.peer_addr().is_ok_and(|addr| addr.ip().is_loopback()),
+            Plain::Unix(_) => true,
+        }
+    }
+
+    /// Whether something waits to be read, or the peer is gone. One system call, nothing is consumed.
+    pub fn has_input(&self) -> bool {
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        !matches!(self.plain().sock().peek(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
+macro_rules! each {
+    ($self:expr, $io:pat => $call:expr) => {
+        match $self.get_mut() {
+            Io::Plain(Plain::Tcp($io)) => $call,
+            Io::Plain(Plain::Unix($io)) => $call,
+            Io::Tls($io) => $call,
+        }
+    };
+}
+
+impl AsyncRead for Io {
+    #[inline]
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        each!(self, io => Pin::new(io).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Io {
+    #[inline]
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        each!(self, io => Pin::new(io).poll_write(cx, buf))
+    }
+
+    #[inline]
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, io => Pin::new(io).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, io => Pin::new(io).poll_shutdown(cx))
+    }
+}
+
+macro_rules! each_plain {
+    ($self:expr, $io:pat => $call:expr) => {
+        match $self.get_mut() {
+            Plain::Tcp($io) => $call,
+            Plain::Unix($io) => $call,
+        }
+    };
+}
+
+impl AsyncRead for Plain {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        each_plain!(self, io => Pin::new(io).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Plain {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        each_plain!(self, io => Pin::new(io).poll_write(cx, buf))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each_plain!(self, io => Pin::new(io).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each_plain!(self, io => Pin::new(io).poll_shutdown(cx))
+    }
+}

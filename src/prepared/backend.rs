@@ -1,0 +1,94 @@
+//! Which statements one backend has: those prepared under server-side names, and whose unnamed statement it holds.
+
+use foldhash::fast::RandomState;
+use hashlink::LruCache;
+
+/// Statements kept per backend; the least recently used is closed to make room.
+const CAPACITY: usize = 500;
+
+/// What a backend has as its unnamed statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unnamed {
+    /// None.
+    Absent,
+    /// The one with this version (see [`super::UnnamedStatement::version`]).
+    Version(u64),
+    /// Somebody's, or nobody knows.
+    Unknown,
+}
+
+/// The statements of one backend.
+#[derive(Debug)]
+pub struct BackendStatements {
+    /// Id -> the pool's count of schema changes when it was parsed.
+    prepared: LruCache<u64, u64, RandomState>,
+    /// The unnamed one.
+    pub unnamed: Unnamed,
+}
+
+impl Default for BackendStatements {
+    fn default() -> Self {
+        Self { prepared: LruCache::with_hasher(CAPACITY + 1, RandomState::default()), unnamed: Unnamed::Absent }
+    }
+}
+
+impl BackendStatements {
+    /// The schema count at which it was parsed here; `None`: it is not here. Counts as a use.
+    #[inline]
+    pub fn parsed_at(&mut self, id: u64) -> Option<u64> {
+        self.prepared.get(&id).copied()
+    }
+
+    /// Notes a Parse; returns the statement that must be closed to make room.
+    #[must_use]
+    pub fn insert(&mut self, id: u64, schema: u64) -> Option<u64> {
+        self.prepared.insert(id, schema);
+        if self.prepared.len() > CAPACITY { self.prepared.remove_lru().map(|(id, _)| id) } else { None }
+    }
+
+    /// Notes that the Parse of this unnamed statement was skipped; what is there instead, nobody knows. A later Parse
+    /// may have been sent already.
+    pub fn doubt_unnamed(&mut self, version: u64) {
+        if self.unnamed == Unnamed::Version(version) {
+            self.unnamed = Unnamed::Unknown;
+        }
+    }
+
+    /// Notes that one is gone.
+    pub fn remove(&mut self, id: u64) {
+        self.prepared.remove(&id);
+    }
+
+    /// Notes `DEALLOCATE ALL` and the like.
+    pub fn clear(&mut self) {
+        self.prepared.clear();
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.prepared.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.prepared.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_least_recently_used_makes_room() {
+        let mut statements = BackendStatements::default();
+        for id in 0..CAPACITY as u64 {
+            assert_eq!(statements.insert(id, 0), None);
+        }
+        assert_eq!(statements.parsed_at(0), Some(0));
+        assert_eq!(statements.insert(9_999, 3), Some(1));
+        assert_eq!(statements.parsed_at(1), None);
+        assert_eq!(statements.parsed_at(9_999), Some(3));
+        assert_eq!(statements.len(), CAPACITY);
+    }
+}

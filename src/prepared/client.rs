@@ -1,0 +1,141 @@
+//! A client's own view: which of its names mean which statement, and its unnamed statement.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use foldhash::fast::RandomState;
+
+use super::Statement;
+
+/// A client's unnamed statement. PostgreSQL keeps it until the next unnamed Parse or simple Query, across
+/// transactions (manual, "Message Flow", "Extended Query"), so it must be found again on another backend.
+#[derive(Debug)]
+pub struct UnnamedStatement {
+    /// Text, NUL, parameter types.
+    pub definition: Box<[u8]>,
+    /// Which Parse it came from, unique in this process.
+    pub version: u64,
+}
+
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+impl UnnamedStatement {
+    /// The version of the newest one.
+    pub fn latest() -> u64 {
+        NEXT.load(Ordering::Relaxed) - 1
+    }
+
+    /// A new one.
+    pub fn new(definition: &[u8]) -> Self {
+        Self { definition: definition.into(), version: NEXT.fetch_add(1, Ordering::Relaxed) }
+    }
+}
+
+/// Names that may be unsettled at one time.
+const UNSETTLED: usize = 100;
+
+/// What a client has prepared.
+#[derive(Debug, Default)]
+pub struct ClientStatements {
+    named: HashMap<Box<[u8]>, Named, RandomState>,
+    /// The number of the last name given.
+    given: u32,
+    unnamed: Option<UnnamedStatement>,
+    /// Versions up to this one are gone, also if PostgreSQL has yet to say that it parsed them.
+    dropped: u64,
+    /// Names given or taken since everything was answered: what was sent before may be answered with an error that
+    /// names them, and whether they were given or taken at all may hang on such an error.
+    unsettled: Vec<(Box<[u8]>, u32)>,
+    all_unsettled: bool,
+}
+
+/// What a client's name means.
+#[derive(Debug)]
+pub struct Named {
+    /// The statement.
+    pub statement: Arc<Statement>,
+    /// Which of the client's names it is: two may mean one statement, and an error must name the right one.
+    pub number: u32,
+}
+
+impl ClientStatements {
+    /// The statement of this name.
+    #[inline]
+    pub fn get(&self, name: &[u8]) -> Option<&Named> {
+        self.named.get(name)
+    }
+
+    /// Gives a statement a name that is free.
+    pub fn insert(&mut self, name: &[u8], statement: Arc<Statement>) {
+        self.given = self.given.wrapping_add(1);
+        self.unsettled.push((name.into(), self.given));
+        self.named.insert(name.into(), Named { statement, number: self.given });
+    }
+
+    /// Forgets a name, as Close does.
+    pub fn remove(&mut self, name: &[u8]) {
+        self.retract(name.into());
+    }
+
+    /// Forgets a name, as Close does or a Parse that failed.
+    pub fn retract(&mut self, name: Box<[u8]>) {
+        if let Some(named) = self.named.remove(&name) {
+            self.unsettled.push((name, named.number));
+        }
+    }
+
+    /// Everything has been answered.
+    #[inline]
+    pub fn settle(&mut self) {
+        self.unsettled.clear();
+        self.all_unsettled = false;
+    }
+
+    /// What any name means hangs on answers that are to come.
+    pub fn unsettle(&mut self) {
+        self.all_unsettled = true;
+    }
+
+    /// Whether what a name means hangs on answers that are to come. Also when there are too many such names to keep.
+    pub fn is_unsettled(&self, name: &[u8]) -> bool {
+        self.all_unsettled
+            || self.unsettled.len() > UNSETTLED
+            || self.unsettled.iter().any(|(unsettled, _)| **unsettled == *name)
+    }
+
+    /// The unnamed statement.
+    pub fn unnamed(&self) -> Option<&UnnamedStatement> {
+        self.unnamed.as_ref()
+    }
+
+    /// PostgreSQL has parsed an unnamed statement; it is the client's, unless it was dropped since it was sent.
+    pub fn confirm_unnamed(&mut self, unnamed: UnnamedStatement) {
+        if unnamed.version > self.dropped {
+            self.unnamed = Some(unnamed);
+        }
+    }
+
+    /// The unnamed statement is no more, because its successor could not be parsed.
+    pub fn lose_unnamed(&mut self) {
+        self.unnamed = None;
+    }
+
+    /// Unnamed statements up to this version are no more, as behind a Query; nor are those that are being parsed.
+    pub fn drop_unnamed(&mut self, version: u64) {
+        self.dropped = self.dropped.max(version);
+        self.unnamed.take_if(|unnamed| unnamed.version <= version);
+    }
+
+    /// Forgets all names, as `DEALLOCATE ALL` does; the unnamed statement stays.
+    pub fn clear(&mut self) {
+        self.named.clear();
+    }
+
+    /// The client's name with this number.
+    pub fn name(&self, number: u32) -> Option<&[u8]> {
+        let known = self.named.iter().map(|(name, named)| (name, named.number));
+        let gone = self.unsettled.iter().map(|(name, number)| (name, *number));
+        known.chain(gone).find(|(_, found)| *found == number).map(|(name, _)| &**name)
+    }
+}

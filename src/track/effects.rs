@@ -1,0 +1,462 @@
+//! What a statement's text says about session state: the effects that pin a client to its backend or that make the
+//! backend's parameters unknown. Errs towards pinning. What a function, view or trigger does cannot be seen here.
+
+use std::sync::LazyLock;
+
+use aho_corasick::{AhoCorasick, AhoCorasickBuilder};
+
+use super::tokens::{Token, Tokens};
+
+/// Texts above this are not examined to their end; they count as [`Effects::UNSEEN`].
+pub const EXAMINED: usize = 16 * 1024;
+
+/// A set of effects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Effects(u32);
+
+/// Why a client keeps its backend beyond its transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PinReason {
+    /// `SET`, `set_config(…, false)`.
+    Set,
+    /// `SET ROLE`, `SET SESSION AUTHORIZATION`.
+    Role,
+    /// `LISTEN`.
+    Listen,
+    /// SQL `PREPARE`.
+    Prepare,
+    /// A temporary table, view, sequence …
+    Temporary,
+    /// `DECLARE … WITH HOLD`.
+    Cursor,
+    /// A session advisory lock.
+    AdvisoryLock,
+    /// `currval`, `lastval`.
+    Sequence,
+    /// `setseed`.
+    Seed,
+    /// `LOAD`.
+    Load,
+    /// A Parse or statement too large to remember.
+    Large,
+    /// `standard_conforming_strings = off`: texts cannot be examined.
+    Strings,
+    /// `DO`, `CALL`, dblink: what they leave in the session cannot be seen.
+    Hidden,
+}
+
+impl PinReason {
+    /// Every reason, in the order of its bit in [`Effects`].
+    pub const ALL: [PinReason; 13] = [
+        PinReason::Set,
+        PinReason::Role,
+        PinReason::Listen,
+        PinReason::Prepare,
+        PinReason::Temporary,
+        PinReason::Cursor,
+        PinReason::AdvisoryLock,
+        PinReason::Sequence,
+        PinReason::Seed,
+        PinReason::Load,
+        PinReason::Large,
+        PinReason::Strings,
+        PinReason::Hidden,
+    ];
+
+    /// The metric label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PinReason::Set => "set",
+            PinReason::Role => "role",
+            PinReason::Listen => "listen",
+            PinReason::Prepare => "prepare",
+            PinReason::Temporary => "temporary",
+            PinReason::Cursor => "cursor",
+            PinReason::AdvisoryLock => "advisory_lock",
+            PinReason::Sequence => "sequence",
+            PinReason::Seed => "seed",
+            PinReason::Load => "load",
+            PinReason::Large => "large",
+            PinReason::Strings => "strings",
+            PinReason::Hidden => "hidden",
+        }
+    }
+
+    /// Its bit.
+    pub const fn effect(self) -> Effects {
+        Effects(1 << self as u32)
+    }
+}
+
+impl Effects {
+    /// None.
+    pub const NONE: Effects = Effects(0);
+    /// Parameters of the backend may differ from what we know: `SET`, `RESET`, `DISCARD`.
+    pub const PARAMETERS: Effects = Effects(1 << 13);
+    /// May leave state that nobody sees (a text too long to be examined): cleaned before another client gets the backend.
+    pub const UNSEEN: Effects = Effects(1 << 14);
+    /// A `DEALLOCATE` whose name must be translated.
+    pub const DEALLOCATE: Effects = Effects(1 << 15);
+
+    /// Parameters may differ until the transaction ends: `SET LOCAL`, `set_config(…, true)`.
+    pub const LOCAL: Effects = Effects(1 << 16);
+
+    const PINS: Effects = Effects((1 << 13) - 1);
+
+    /// What cleaning cannot undo: the backend must be discarded.
+    pub const INDELIBLE: Effects = Effects(PinReason::Seed.effect().0 | PinReason::Load.effect().0);
+
+    /// Whether any of `other` is among these.
+    pub fn any(self, other: Effects) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// Whether there is any that pins.
+    #[inline]
+    pub fn pins(self) -> bool {
+        self.any(Self::PINS)
+    }
+
+    /// The reasons to pin among these.
+    pub fn reasons(self) -> impl Iterator<Item = PinReason> {
+        PinReason::ALL.into_iter().filter(move |reason| self.any(reason.effect()))
+    }
+
+    /// Adds others.
+    #[inline]
+    pub fn add(&mut self, other: Effects) {
+        self.0 |= other.0;
+    }
+
+    /// Takes all but others away.
+    pub fn keep(&mut self, others: Effects) {
+        self.0 &= others.0;
+    }
+
+    /// Takes others away.
+    pub fn remove(&mut self, other: Effects) {
+        self.0 &= !other.0;
+    }
+
+    /// The effects that a text (one statement or several) can have. The common statement costs one scan for a few
+    /// byte patterns; only a text that has one of them is tokenized.
+    pub fn of(text: &[u8]) -> Effects {
+        let (examined, mut effects) = match text.get(..EXAMINED) {
+            Some(start) if text.len() > EXAMINED => (start, Effects::UNSEEN),
+            _ => (text, Effects::NONE),
+        };
+        let trimmed = examined.trim_ascii_end();
+        let one = trimmed.strip_suffix(b";").unwrap_or(trimmed);
+        if begins_with_dml(one) && !SUSPECTS.is_match(one) {
+            return effects;
+        }
+        Statements::new(examined).each(|found| effects.add(found));
+        effects
+    }
+}
+
+impl std::ops::BitOr for Effects {
+    type Output = Effects;
+
+    fn bitor(self, other: Effects) -> Effects {
+        Effects(self.0 | other.0)
+    }
+}
+
+/// What may stand anywhere in a statement that has an effect, and `;`, behind which another may begin.
+static SUSPECTS: LazyLock<AhoCorasick> = LazyLock::new(|| {
+    AhoCorasickBuilder::new()
+        .ascii_case_insensitive(true)
+        .build([";", "set_config", "advisory", "currval", "lastval", "setseed", "dblink", "pg_temp", "temp", "U&"])
+        .expect("a few short literals always build")
+});
+
+/// Whether the first word is one whose own meaning has no effect. Only an exact match at the very start counts; the
+/// rest is left to the tokenizer.
+fn begins_with_dml(text: &[u8]) -> bool {
+    let first = text.split(|byte| !byte.is_ascii_alphabetic()).next().unwrap_or_default();
+    ["select", "insert", "update", "delete", "begin", "commit", "rollback", "with", "copy", "merge", "end", "savepoint"]
+        .iter()
+        .any(|word| first.eq_ignore_ascii_case(word.as_bytes()))
+}
+
+/// Walks the statements of a text.
+struct Statements<'a> {
+    tokens: Tokens<'a>,
+}
+
+impl<'a> Statements<'a> {
+    fn new(text: &'a [u8]) -> Self {
+        Self { tokens: Tokens::new(text) }
+    }
+
+    fn each(mut self, mut found: impl FnMut(Effects)) {
+        // The first words of the current statement decide what it is.
+        let mut head: [Option<Token<'a>>; 3] = [None; 3];
+        let mut count = 0;
+        let mut previous = Token::Other;
+        let mut hold = false;
+        loop {
+            let token = self.tokens.next();
+            match token {
+                None | Some(Token::Punct(b';')) => {
+                    found(leading(&head, hold));
+                    (head, count, hold) = ([None; 3], 0, false);
+                    if token.is_none() {
+                        return;
+                    }
+                }
+                Some(token) if count == 0 && token.is("explain") => {
+                    // EXPLAIN ANALYZE does what it explains.
+                    head[0] = self.explained();
+                    count = 1;
+                    previous = head[0].unwrap_or(Token::Other);
+                }
+                Some(token) => {
+                    if let Some(slot) = head.get_mut(count) {
+                        *slot = Some(token);
+                        count += 1;
+                    }
+                    hold |= token.is("hold") && previous.is("with");
+                    if token.is("set_config") {
+                        found(self.set_config());
+                    } else {
+                        found(anywhere(&token, &previous));
+                    }
+                    previous = token;
+                }
+            }
+        }
+    }
+
+    /// The first word behind EXPLAIN and its options.
+    fn explained(&mut self) -> Option<Token<'a>> {
+        let mut depth = 0usize;
+        self.tokens.by_ref().find(|token| match token {
+            Token::Punct(b'(') => {
+                depth += 1;
+                false
+            }
+            Token::Punct(b')') => {
+                depth = depth.saturating_sub(1);
+                false
+            }
+            _ => depth == 0 && !token.is("analyze") && !token.is("analyse") && !token.is("verbose"),
+        })
+    }
+
+    /// `set_config(name, value, true)` ends with the transaction; anything else in third place does not, or may not.
+    fn set_config(&mut self) -> Effects {
+        let mut depth = 0usize;
+        let mut last = Token::Other;
+        for token in self.tokens.by_ref() {
+            match token {
+                Token::Punct(b'(') => depth += 1,
+                Token::Punct(b')') if depth <= 1 => {
+                    let local = depth == 1 && last.is("true");
+                    return if local { Effects::LOCAL } else { SET };
+                }
+                Token::Punct(b')') => depth -= 1,
+                _ => {}
+            }
+            last = token;
+        }
+        SET
+    }
+}
+
+const SET: Effects = Effects(PinReason::Set.effect().0 | Effects::PARAMETERS.0);
+const ROLE: Effects = Effects(PinReason::Role.effect().0 | Effects::PARAMETERS.0);
+
+/// The effect that a statement's first words announce.
+fn leading(head: &[Option<Token<'_>>; 3], hold: bool) -> Effects {
+    let word = |at: usize, name: &str| head.get(at).copied().flatten().is_some_and(|token| token.is(name));
+    let Some(first) = head[0] else { return Effects::NONE };
+    if first.is("set") {
+        match () {
+            () if word(1, "transaction") || word(1, "constraints") => Effects::NONE,
+            () if word(1, "local") => Effects::LOCAL,
+            () if word(1, "role") || word(2, "role") || word(2, "authorization") => ROLE,
+            () => SET,
+        }
+    } else if first.is("reset") || first.is("discard") {
+        Effects::PARAMETERS
+    } else if first.is("listen") {
+        PinReason::Listen.effect()
+    } else if first.is("prepare") && !word(1, "transaction") {
+        PinReason::Prepare.effect()
+    } else if first.is("load") {
+        PinReason::Load.effect()
+    } else if first.is("declare") && hold {
+        PinReason::Cursor.effect()
+    } else if first.is("do") || first.is("call") {
+        PinReason::Hidden.effect()
+    } else if first.is("deallocate") {
+        Effects::DEALLOCATE
+    } else if first.is("create") && head.iter().flatten().any(|token| token.is("temp") || token.is("temporary")) {
+        PinReason::Temporary.effect()
+    } else if first.is("create") && word(1, "or") {
+        // CREATE OR REPLACE TEMP VIEW: its fourth word.
+        PinReason::Temporary.effect()
+    } else {
+        Effects::NONE
+    }
+}
+
+/// The effect of a word wherever it stands.
+fn anywhere(token: &Token<'_>, previous: &Token<'_>) -> Effects {
+    let (Token::Word(word) | Token::Quoted(word)) = token else {
+        // U&"…" may spell any name.
+        return Effects::NONE;
+    };
+    let is = |name: &str| word.eq_ignore_ascii_case(name.as_bytes());
+    match word.len() {
+        1 if is("u") => Effects::UNSEEN,
+        4 | 9
+            if (is("temp") || is("temporary"))
+                && (previous.is("into") || previous.is("local") || previous.is("global")) =>
+        {
+            PinReason::Temporary.effect()
+        }
+        7 if is("pg_temp") => PinReason::Temporary.effect(),
+        7 if is("currval") || is("lastval") => PinReason::Sequence.effect(),
+        7 if is("setseed") => PinReason::Seed.effect(),
+        _ if is("pg_advisory_lock")
+            || is("pg_advisory_lock_shared")
+            || is("pg_try_advisory_lock")
+            || is("pg_try_advisory_lock_shared") =>
+        {
+            PinReason::AdvisoryLock.effect()
+        }
+        _ if word.len() >= 6 && word[..6].eq_ignore_ascii_case(b"dblink") => PinReason::Hidden.effect(),
+        _ => Effects::NONE,
+    }
+}
+
+/// The name in a text that is exactly one `DEALLOCATE [PREPARE] name`, as the range of its bytes and the name as
+/// PostgreSQL folds it; `None` for `ALL` and anything else.
+pub fn deallocated(text: &[u8]) -> Option<(std::ops::Range<usize>, Vec<u8>)> {
+    let mut tokens = Tokens::new(text);
+    if !tokens.next()?.is("deallocate") {
+        return None;
+    }
+    let mut name = tokens.next()?;
+    if name.is("prepare") {
+        name = tokens.next()?;
+    }
+    let end = tokens.offset();
+    let name = match name {
+        Token::Word(word) if word.eq_ignore_ascii_case(b"all") => return None,
+        Token::Word(word) => (end - word.len()..end, word.to_ascii_lowercase()),
+        Token::Quoted(word) => (end - word.len() - 2..end, unquote(word)),
+        _ => return None,
+    };
+    tokens.all(|token| token == Token::Punct(b';')).then_some(name)
+}
+
+/// Doubled quotes become single ones.
+fn unquote(word: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(word.len());
+    let mut quoted = false;
+    for &byte in word {
+        quoted = byte == b'"' && !quoted;
+        if !quoted {
+            out.push(byte);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reasons(sql: &str) -> Vec<&'static str> {
+        Effects::of(sql.as_bytes()).reasons().map(PinReason::as_str).collect()
+    }
+
+    #[test]
+    fn ordinary_statements_have_none() {
+        for sql in [
+            "",
+            ";",
+            "select 1",
+            "BEGIN",
+            "update t set x = 1 where y",
+            "insert into t values ('SET x')",
+            "select temp from sensors",
+            "set local x = 1",
+            "SET TRANSACTION READ ONLY",
+            "set constraints all deferred",
+            "select set_config('a.b', $1, true)",
+            "begin; set local x = 1; commit",
+            "select pg_advisory_xact_lock(1)",
+            "select pg_advisory_unlock_all()",
+            "prepare transaction 'x'",
+            "declare c cursor for select 1",
+            "/* set */ select 1 -- listen",
+            "select $$ ; set x = 1 $$",
+            "declare c cursor without hold for select 1",
+            "select nextval('s')",
+            "create table t (temp int)",
+            "close all",
+            "unlisten *",
+        ] {
+            assert_eq!(reasons(sql), Vec::<&str>::new(), "{sql}");
+        }
+    }
+
+    #[test]
+    fn session_state_pins() {
+        for (sql, expected) in [
+            ("set x = 1", "set"),
+            ("/* c */ SET x TO 1", "set"),
+            ("begin; set x = 1; commit", "set"),
+            ("set session characteristics as transaction read only", "set"),
+            ("SET TIME ZONE 'UTC'", "set"),
+            ("select set_config('a.b', 'c', false)", "set"),
+            ("select pg_catalog.set_config('a', 'b', (true and false))", "set"),
+            ("select \"set_config\"('a','b',false)", "set"),
+            ("set role x", "role"),
+            ("set session role x", "role"),
+            ("set session authorization x", "role"),
+            ("listen c", "listen"),
+            ("prepare p as select 1", "prepare"),
+            ("create temp table t (x int)", "temporary"),
+            ("create local temporary table t (x int)", "temporary"),
+            ("select 1 as x into temp t", "temporary"),
+            ("create table pg_temp.t (x int)", "temporary"),
+            ("create or replace temp view v as select 1", "temporary"),
+            ("declare c cursor with hold for select 1", "cursor"),
+            ("select pg_try_advisory_lock(1)", "advisory_lock"),
+            ("select currval('s')", "sequence"),
+            ("select setseed(0.5)", "seed"),
+            ("load 'x'", "load"),
+            ("select 1; listen c", "listen"),
+            ("explain analyze create temp table t as select 1", "temporary"),
+            ("explain (analyze, costs off) create temp table t as select 1", "temporary"),
+        ] {
+            assert_eq!(reasons(sql), vec![expected], "{sql}");
+        }
+    }
+
+    #[test]
+    fn other_effects() {
+        assert!(Effects::of(b"reset all").any(Effects::PARAMETERS));
+        assert_eq!(reasons("DO $$ begin end $$"), ["hidden"]);
+        assert_eq!(reasons("call p()"), ["hidden"]);
+        assert!(Effects::of(&b"select 1 ".repeat(10_000)).any(Effects::UNSEEN));
+    }
+
+    #[test]
+    fn finds_what_is_deallocated() {
+        let name = |sql: &str| {
+            deallocated(sql.as_bytes()).map(|(range, name)| (sql[range].to_owned(), String::from_utf8(name).unwrap()))
+        };
+        assert_eq!(name("DEALLOCATE Foo"), Some(("Foo".into(), "foo".into())));
+        assert_eq!(name("deallocate prepare \"a\"\"B\";"), Some(("\"a\"\"B\"".into(), "a\"B".into())));
+        assert_eq!(name("DEALLOCATE ALL"), None);
+        assert_eq!(name("deallocate a; select 1"), None);
+        assert_eq!(name("select 1"), None);
+    }
+}

@@ -1,0 +1,10 @@
+//! What a client's session consists of and what pins it to its backend: parameters, and the effects of its
+//! statements. Pure: bytes in, decisions out.
+
+pub mod effects;
+pub mod options;
+pub mod params;
+mod tokens;
+
+pub use effects::{Effects, PinReason};
+pub use params::{Params, Settings};
