@@ -19,3 +19,7 @@ pub mod net;
 pub mod backend;
 
 pub mod secrets;
+
+pub mod pool;
+
+pub mod cancel;

@@ -1,0 +1,241 @@
+//! Clients by their cancel keys: which backend each one has right now, so that a cancel hits that one or nobody; and
+//! the orders that other tasks give to a client (drain, stop).
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+
+use atomic_waker::AtomicWaker;
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use tokio::sync::Notify;
+
+use crate::backend::{self, Identity};
+use crate::metrics::metrics;
+
+/// What a client is told to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Order {
+    /// Go on.
+    None = 0,
+    /// Leave as soon as no lease is held.
+    Drain = 1,
+    /// Leave now.
+    Stop = 2,
+}
+
+/// What other tasks know of a client.
+pub struct Handle {
+    /// Its number, unique in this process; never 0.
+    pub id: u64,
+    /// Its process id as told in BackendKeyData.
+    pub pid: i32,
+    key: Vec<u8>,
+    lease: Mutex<Current>,
+    quiet: Notify,
+    order: AtomicU8,
+    waker: AtomicWaker,
+}
+
+#[derive(Default)]
+struct Current {
+    backend: Option<Arc<Identity>>,
+    cancels: u32,
+    /// The client waits for a backend; what becomes of its wait.
+    wait: Option<Wait>,
+}
+
+/// A client's wait for a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    Waiting,
+    Cancelled,
+}
+
+impl Handle {
+    /// The secret behind [`Handle::pid`].
+    pub fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    fn lease(&self) -> MutexGuard<'_, Current> {
+        self.lease.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on cancels go to this backend.
+    #[inline]
+    pub fn attach(&self, identity: &Arc<Identity>) {
+        let mut current = self.lease();
+        current.backend = Some(identity.clone());
+        current.wait = None;
+    }
+
+    /// From now on cancels go nowhere. `true`: one is still under way, so the backend must not change hands before
+    /// [`Handle::quiet`].
+    #[inline]
+    #[must_use]
+    pub fn detach(&self) -> bool {
+        let mut current = self.lease();
+        current.backend = None;
+        current.wait = None;
+        current.cancels > 0
+    }
+
+    /// Notes that the client waits for a backend. `true`: it was cancelled since it began to.
+    pub fn waits_cancelled(&self) -> bool {
+        let mut current = self.lease();
+        let cancelled = current.wait.take() == Some(Wait::Cancelled);
+        if !cancelled {
+            current.wait = Some(Wait::Waiting);
+        }
+        cancelled
+    }
+
+    /// Waits until no cancel is under way.
+    pub async fn quiet(&self) {
+        loop {
+            let notified = self.quiet.notified();
+            if self.lease().cancels == 0 {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    /// Cancels what this client runs, if it has a backend.
+    pub async fn cancel(&self) -> io::Result<bool> {
+        let Some(identity) = ({
+            let mut current = self.lease();
+            let backend = current.backend.clone();
+            if current.wait.is_some() {
+                current.wait = Some(Wait::Cancelled);
+                self.waker.wake();
+                return Ok(true);
+            }
+            current.cancels += u32::from(backend.is_some());
+            backend
+        }) else {
+            return Ok(false);
+        };
+        let _under_way = UnderWay(self);
+        backend::cancel(&identity).await.map(|()| true)
+    }
+
+    /// Registers the task to wake for an order.
+    pub fn listen(&self, waker: &Waker) {
+        self.waker.register(waker);
+    }
+
+    /// The order in force.
+    #[inline]
+    pub fn order(&self) -> Order {
+        match self.order.load(Ordering::Acquire) {
+            0 => Order::None,
+            1 => Order::Drain,
+            _ => Order::Stop,
+        }
+    }
+
+    /// Gives an order; a stronger one stays.
+    pub fn give(&self, order: Order) {
+        self.order.fetch_max(order as u8, Ordering::AcqRel);
+        self.waker.wake();
+    }
+}
+
+/// A cancel that is counted; dropped, also half-way, it is not any more.
+struct UnderWay<'a>(&'a Handle);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.lease().cancels -= 1;
+        self.0.quiet.notify_waiters();
+    }
+}
+
+/// All logged-in clients.
+#[derive(Default)]
+pub struct Clients {
+    by_pid: Mutex<HashMap<i32, Arc<Handle>>>,
+    next: AtomicU64,
+    /// What was last ordered to all; who comes later is told, too.
+    order: AtomicU8,
+}
+
+/// A client's entry; dropped, it is gone and its key means nothing.
+pub struct Entry {
+    clients: Arc<Clients>,
+    /// The client.
+    pub handle: Arc<Handle>,
+}
+
+impl Clients {
+    fn lock(&self) -> MutexGuard<'_, HashMap<i32, Arc<Handle>>> {
+        self.by_pid.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Enters a client, with an unguessable key of `key_length` bytes.
+    ///
+    /// # Errors
+    /// The system gives no randomness.
+    pub fn enter(self: &Arc<Self>, key_length: usize) -> io::Result<Entry> {
+        let unavailable = |_| io::Error::other("no randomness for a cancel key");
+        let mut key = vec![0; key_length];
+        aws_lc_rs::rand::fill(&mut key).map_err(unavailable)?;
+        let mut by_pid = self.lock();
+        let pid = loop {
+            let mut bytes = [0; 4];
+            aws_lc_rs::rand::fill(&mut bytes).map_err(unavailable)?;
+            let pid = i32::from_be_bytes(bytes) & i32::MAX;
+            if pid > 0 && !by_pid.contains_key(&pid) {
+                break pid;
+            }
+        };
+        let handle = Arc::new(Handle {
+            id: self.next.fetch_add(1, Ordering::Relaxed) + 1,
+            pid,
+            key,
+            lease: Mutex::default(),
+            quiet: Notify::new(),
+            order: AtomicU8::new(self.order.load(Ordering::Acquire)),
+            waker: AtomicWaker::new(),
+        });
+        by_pid.insert(pid, handle.clone());
+        Ok(Entry { clients: self.clone(), handle })
+    }
+
+    /// Carries out a CancelRequest. A wrong key does nothing, and takes as long.
+    pub async fn cancel(&self, pid: i32, key: &[u8]) {
+        let handle = self.lock().get(&pid).cloned();
+        let known = handle.filter(|handle| verify_slices_are_equal(&handle.key, key).is_ok());
+        let outcome = match known {
+            None => "unknown",
+            Some(handle) => match handle.cancel().await {
+                Ok(true) => "sent",
+                Ok(false) => "idle",
+                Err(error) => {
+                    tracing::warn!("a cancel request could not be passed on: {error}");
+                    "failed"
+                }
+            },
+        };
+        metrics().cancels.with_label_values(&[outcome]).inc();
+    }
+
+    /// Gives an order to all.
+    pub fn order_all(&self, order: Order) {
+        let handles: Vec<_> = {
+            let by_pid = self.lock();
+            self.order.fetch_max(order as u8, Ordering::AcqRel);
+            by_pid.values().cloned().collect()
+        };
+        handles.iter().for_each(|handle| handle.give(order));
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.clients.lock().remove(&self.handle.pid);
+    }
+}

@@ -1,0 +1,311 @@
+//! Opening backends: under a place in every bound, several at once, with back-off after failures. Each attempt is a
+//! task of its own, so that a client that gives up neither breaks a login nor frees a place too early.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, oneshot};
+
+use super::gate::{Gate, Place, Waiting};
+use super::{Lease, Places, Pool, Stored, shutting_down};
+use crate::backend::{Backend, ConnectError, Target, connect};
+use crate::config::PoolSize;
+use crate::error::Error;
+use crate::track::Params;
+
+/// The first pause after a failure; each further failure doubles it.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
+/// The longest pause: a restarted database is found again within this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// What an attempt came to.
+pub(super) enum Outcome {
+    /// A lease on a new backend.
+    Connected(Lease),
+    /// Nothing yet; the place is kept, look again.
+    Again(Places),
+}
+
+/// The last failures in a row.
+#[derive(Debug)]
+struct Trouble {
+    failures: u32,
+    until: Instant,
+    error: ConnectError,
+}
+
+/// State of a pool's attempts.
+#[derive(Debug)]
+pub(super) struct Connector {
+    slots: Arc<Gate>,
+    connecting: AtomicUsize,
+    /// Attempts that wait for the right to connect.
+    reserving: AtomicUsize,
+    returned: Notify,
+    trouble: Mutex<Option<Trouble>>,
+    /// Whether the server's limits are known.
+    surveyed: std::sync::atomic::AtomicBool,
+}
+
+impl Connector {
+    pub(super) fn new(concurrency: usize) -> Self {
+        Self {
+            slots: Gate::new(concurrency),
+            connecting: AtomicUsize::new(0),
+            reserving: AtomicUsize::new(0),
+            returned: Notify::new(),
+            trouble: Mutex::new(None),
+            surveyed: std::sync::atomic::AtomicBool::new(false),
+        }
+    }
+
+    /// Attempts under way.
+    pub(super) fn connecting(&self) -> usize {
+        self.connecting.load(Ordering::Acquire)
+    }
+
+    pub(super) fn resize(&self, concurrency: usize) {
+        self.slots.resize(concurrency);
+    }
+
+    /// Asks the server for its limits again at the next connect: the setting that they bear on changed.
+    pub(super) fn survey_again(&self) {
+        self.surveyed.store(false, Ordering::Release);
+    }
+
+    /// The database's own error, if the last attempts failed.
+    pub(super) fn last_error(&self, target: &Target) -> Option<Error> {
+        self.trouble().as_ref().map(|trouble| trouble.error.to_error(target))
+    }
+
+    /// Forgets failures, because what caused them (a password, an address) was changed.
+    pub(super) fn forget_trouble(&self) {
+        *self.trouble() = None;
+    }
+
+    fn trouble(&self) -> std::sync::MutexGuard<'_, Option<Trouble>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failed(&self, error: ConnectError) {
+        let mut trouble = self.trouble();
+        let failures = trouble.as_ref().map_or(0, |trouble| trouble.failures);
+        let pause = (FIRST_PAUSE * 2_u32.saturating_pow(failures)).min(LONGEST_PAUSE);
+        *trouble = Some(Trouble { failures: failures.saturating_add(1).min(10), until: Instant::now() + pause, error });
+    }
+
+    /// How long to wait before the next attempt.
+    ///
+    /// # Errors
+    /// The last attempt's error, where another would only yield the same.
+    fn pause(&self, target: &Target) -> Result<Option<Instant>, Error> {
+        match &*self.trouble() {
+            Some(trouble) if trouble.until > Instant::now() => {
+                if trouble.error.is_passing() {
+                    Ok(Some(trouble.until))
+                } else {
+                    Err(trouble.error.to_error(target))
+                }
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+impl Pool {
+    /// One attempt to open a backend for who holds `places`.
+    pub(super) async fn connect(self: &Arc<Self>, places: Places, deadline: Instant) -> Result<Outcome, Error> {
+        if let Some(until) = self.connector.pause(&self.target.load())? {
+            tokio::time::sleep_until(until.min(deadline).into()).await;
+            return Ok(Outcome::Again(places));
+        }
+        let (answer, result) = oneshot::channel();
+        let pool = self.clone();
+        tokio::spawn(async move {
+            let outcome = pool.attempt(places, deadline, false).await;
+            // Nobody waits any more: a new backend goes to the idle ones.
+            if let Err(Ok(Outcome::Connected(lease))) = answer.send(outcome) {
+                lease.release();
+            }
+        });
+        result.await.unwrap_or_else(|_| Err(shutting_down()))
+    }
+
+    /// As [`Pool::connect`], for nobody in particular: no pause is waited out.
+    pub(super) async fn connect_spare(self: &Arc<Self>, places: Places, deadline: Instant) -> Result<Outcome, Error> {
+        match self.connector.pause(&self.target.load())? {
+            Some(_) => Ok(Outcome::Again(places)),
+            None => self.attempt(places, deadline, true).await,
+        }
+    }
+
+    /// Logs in with another credential than the pool's, to find out whether PostgreSQL accepts it. The backend is then
+    /// the pool's.
+    pub(super) async fn prove(
+        self: &Arc<Self>,
+        places: Places,
+        target: Arc<Target>,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        let Ok(shared) = tokio::time::timeout_at(deadline.into(), self.enter_shared()).await else {
+            return Err(shutting_down());
+        };
+        let generation = self.generation.load(Ordering::Acquire);
+        let backend = connect(&target).await.map_err(|error| error.to_error(&target))?;
+        self.keep(backend, &target, shared, generation).await;
+        drop(places);
+        Ok(())
+    }
+
+    /// Takes in a backend that was opened before the pool was, if there is room; otherwise it is closed.
+    pub(super) async fn adopt(&self, mut backend: Backend, target: &Target, shared: Vec<Place>) {
+        match self.gate.try_enter().filter(|_| !self.is_overfull()) {
+            Some(place) => {
+                self.keep(backend, target, shared, self.generation.load(Ordering::Acquire)).await;
+                drop(place);
+            }
+            None => backend.close().await,
+        }
+    }
+
+    async fn keep(&self, backend: Backend, target: &Target, places: Vec<Place>, generation: u64) {
+        self.metrics.connected.inc();
+        let backend = Box::new(self.welcome(backend, target).await);
+        self.store.add(Stored { backend, places, generation });
+    }
+
+    async fn attempt(self: &Arc<Self>, places: Places, deadline: Instant, spare: bool) -> Result<Outcome, Error> {
+        let reserved = tokio::time::timeout_at(deadline.into(), self.reserve(spare)).await;
+        let Ok(Some((_slot, shared))) = reserved else { return Ok(Outcome::Again(places)) };
+        if (self.store.len() > 0 && !spare)
+            || self.connector.pause(&self.target.load()).is_ok_and(|pause| pause.is_some())
+        {
+            return Ok(Outcome::Again(places));
+        }
+        let generation = self.generation.load(Ordering::Acquire);
+        let target = self.target.load_full();
+        let opened = {
+            let _connecting = Waiting::new(&self.connector.connecting);
+            connect(&target).await
+        };
+        match opened {
+            Ok(backend) => {
+                self.connector.forget_trouble();
+                self.keep(backend, &target, shared, generation).await;
+                Ok(match self.store.take() {
+                    Some(taken) => Outcome::Connected(Lease::new(self.clone(), taken, places)),
+                    None => Outcome::Again(places),
+                })
+            }
+            Err(error) => {
+                self.metrics.connect_failed.inc();
+                let told = error.to_error(&target);
+                tracing::warn!(pool = %self.key, "connecting to the database failed: {told}");
+                let passing = error.is_passing();
+                self.connector.failed(error);
+                if passing { Ok(Outcome::Again(places)) } else { Err(told) }
+            }
+        }
+    }
+
+    /// The right to open a backend: a turn to connect, and a place in every shared bound. `None`: a backend of this
+    /// pool came free first, which serves as well.
+    async fn reserve(&self, spare: bool) -> Option<(Place, Vec<Place>)> {
+        let _reserving = Waiting::new(&self.connector.reserving);
+        let reserved = async {
+            let slot = self.connector.slots.enter().await;
+            (slot, self.enter_shared().await)
+        };
+        tokio::select! {
+            biased;
+            reserved = reserved => Some(reserved),
+            () = self.connector.returned.notified(), if !spare => None,
+        }
+    }
+
+    /// Who waits to open a backend need not, if one came back.
+    #[inline]
+    pub(super) fn note_returned(&self) {
+        if self.connector.reserving.load(Ordering::Acquire) > 0 {
+            self.connector.returned.notify_one();
+        }
+    }
+
+    /// Whether pools that share a bound with this one need its backends more.
+    #[inline]
+    pub(super) fn others_starve(&self, places: &[Place]) -> bool {
+        let own = self.connector.reserving.load(Ordering::Acquire);
+        places.iter().any(|place| place.gate().waiting() > own)
+    }
+
+    /// A place in every bound shared with other pools; an idle backend of another pool makes room if it must.
+    async fn enter_shared(&self) -> Vec<Place> {
+        let mut places = Vec::with_capacity(self.shared.len());
+        for gate in &self.shared {
+            let place = match gate.try_enter() {
+                Some(place) => place,
+                None => {
+                    if let Some(registry) = self.registry.upgrade() {
+                        registry.evict(gate, self);
+                    }
+                    gate.enter().await
+                }
+            };
+            places.push(place);
+        }
+        places
+    }
+
+    /// What a new backend tells the pool, and what the pool gives it.
+    async fn welcome(&self, mut backend: Backend, target: &Target) -> Backend {
+        let settings = self.settings.load();
+        self.params.learn(&backend.reported);
+        backend.params = Some(Arc::new(Params::default()));
+        backend.expires = settings.max_lifetime.map(|limit| {
+            // Up to a tenth earlier, so that backends opened together do not all end together.
+            let tenth = u64::try_from(limit.as_millis() / 10).unwrap_or(u64::MAX).max(1);
+            Instant::now() + limit
+                - Duration::from_millis(u64::from(backend.identity.pid.unsigned_abs()).wrapping_mul(7919) % tenth)
+        });
+        if !self.connector.surveyed.swap(true, Ordering::AcqRel) {
+            self.survey(&mut backend, target).await;
+        }
+        backend
+    }
+
+    /// Asks the server how many connections it accepts, and sizes the pool by it or warns.
+    async fn survey(&self, backend: &mut Backend, target: &Target) {
+        const LIMITS: &str = "SELECT pg_catalog.current_setting('max_connections'), \
+             pg_catalog.current_setting('superuser_reserved_connections'), \
+             pg_catalog.current_setting('reserved_connections', true)";
+        let answer = match backend.ask(LIMITS, &[]).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                tracing::warn!(pool = %self.key, "cannot ask the server for its limits: {error}");
+                self.connector.survey_again();
+                return;
+            }
+        };
+        let number = |column: usize| -> usize {
+            let text = answer.rows.first().and_then(|row| row.get(column)?.as_deref());
+            text.and_then(|text| text.parse().ok()).unwrap_or(0)
+        };
+        let (all, reserved) = (number(0), number(1) + number(2));
+        let usable = all.saturating_sub(reserved);
+        match self.settings.load().size {
+            PoolSize::Share(share) if usable > 0 => {
+                let size = ((usable as f64 * share) as usize).max(1);
+                tracing::info!(pool = %self.key, "pool_size is {size}: {}% of max_connections {all} - {reserved} reserved", share * 100.0);
+                self.resize(size);
+            }
+            PoolSize::Count(size) if usable > 0 && size > usable => tracing::warn!(
+                pool = %self.key,
+                "pool_size = {size} is more than the server at {} accepts: max_connections {all} - {reserved} reserved = {usable}",
+                target.endpoint
+            ),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! A fair queue in front of a number of places that can change: first come, first served.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::Semaphore;
+
+/// The size of a gate that lets everybody in.
+pub(super) const UNLIMITED: usize = Semaphore::MAX_PERMITS;
+
+/// So many may be inside at one time.
+#[derive(Debug)]
+pub struct Gate {
+    semaphore: Semaphore,
+    size: AtomicUsize,
+    /// Places that were taken away while somebody was inside; paid by those who leave.
+    debt: AtomicUsize,
+    waiting: AtomicUsize,
+}
+
+/// Being inside; leaving is dropping it.
+#[derive(Debug)]
+pub struct Place {
+    gate: Arc<Gate>,
+    /// It was taken away: nobody follows on it.
+    forfeited: bool,
+}
+
+impl Gate {
+    /// A gate with `size` places.
+    pub fn new(size: usize) -> Arc<Self> {
+        let size = size.min(UNLIMITED);
+        Arc::new(Self {
+            semaphore: Semaphore::new(size),
+            size: AtomicUsize::new(size),
+            debt: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+        })
+    }
+
+    /// A place, if one is free and nobody waits for it.
+    #[inline]
+    pub fn try_enter(self: &Arc<Self>) -> Option<Place> {
+        self.semaphore.try_acquire().ok()?.forget();
+        Some(Place { gate: self.clone(), forfeited: false })
+    }
+
+    /// Waits for a place. Cancel-safe: dropped, it leaves the queue.
+    pub async fn enter(self: &Arc<Self>) -> Place {
+        if let Some(place) = self.try_enter() {
+            return place;
+        }
+        let _waiting = Waiting::new(&self.waiting);
+        // The semaphore is never closed; an error would mean that nobody limits us any more, so wait for good.
+        match self.semaphore.acquire().await {
+            Ok(permit) => permit.forget(),
+            Err(_) => std::future::pending().await,
+        }
+        Place { gate: self.clone(), forfeited: false }
+    }
+
+    /// Changes the number of places. Nobody inside is disturbed.
+    pub fn resize(&self, size: usize) {
+        let size = size.min(UNLIMITED);
+        let old = self.size.swap(size, Ordering::AcqRel);
+        if size < old {
+            let missing = old - size;
+            let taken = self.semaphore.forget_permits(missing);
+            self.debt.fetch_add(missing - taken, Ordering::AcqRel);
+        } else {
+            let more = size - old;
+            let pay = |debt: usize| Some(debt.saturating_sub(more));
+            let debt = self.debt.fetch_update(Ordering::AcqRel, Ordering::Acquire, pay).unwrap_or_default();
+            self.semaphore.add_permits(more - debt.min(more));
+        }
+    }
+
+    /// Pays a debt or lets the next one in.
+    fn leave(&self) {
+        let paid = self.debt.fetch_update(Ordering::AcqRel, Ordering::Acquire, |debt| debt.checked_sub(1));
+        if paid.is_err() {
+            self.semaphore.add_permits(1);
+        }
+    }
+
+    /// Whether there is a limit at all.
+    #[inline]
+    pub fn is_limited(&self) -> bool {
+        self.size() < UNLIMITED
+    }
+
+    /// The number of places.
+    pub fn size(&self) -> usize {
+        self.size.load(Ordering::Acquire)
+    }
+
+    /// How many are inside.
+    pub fn inside(&self) -> usize {
+        (self.size() + self.debt.load(Ordering::Acquire)).saturating_sub(self.semaphore.available_permits())
+    }
+
+    /// How many wait outside.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Acquire)
+    }
+}
+
+impl Place {
+    /// Gives the place up for good, if the gate was made smaller by more than have left since. `true`: it did.
+    #[inline]
+    pub(super) fn forfeit(&mut self) -> bool {
+        if self.gate.debt.load(Ordering::Acquire) == 0 || self.forfeited {
+            return self.forfeited;
+        }
+        let paid = self.gate.debt.fetch_update(Ordering::AcqRel, Ordering::Acquire, |debt| debt.checked_sub(1));
+        self.forfeited = paid.is_ok();
+        self.forfeited
+    }
+
+    /// Where it is.
+    #[inline]
+    pub(super) fn gate(&self) -> &Gate {
+        &self.gate
+    }
+}
+
+impl Drop for Place {
+    #[inline]
+    fn drop(&mut self) {
+        if !self.forfeited {
+            self.gate.leave();
+        }
+    }
+}
+
+/// Counts itself while it lives.
+#[derive(Debug)]
+pub(super) struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    pub(super) fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn is_fair_and_resizable() {
+        let gate = Gate::new(2);
+        let a = gate.enter().await;
+        let _b = gate.enter().await;
+        assert!(gate.try_enter().is_none());
+        assert_eq!(gate.inside(), 2);
+
+        gate.resize(1);
+        drop(a);
+        assert!(gate.try_enter().is_none(), "the place that was left paid the debt");
+        assert_eq!((gate.size(), gate.inside()), (1, 1));
+
+        let order = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let mut waiters = Vec::new();
+        for name in 0..3 {
+            let (gate, order) = (gate.clone(), order.clone());
+            waiters.push(tokio::spawn(async move {
+                let place = gate.enter().await;
+                order.lock().unwrap().push(name);
+                drop(place);
+            }));
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(gate.waiting(), 3);
+        gate.resize(2);
+        for waiter in waiters {
+            waiter.await.unwrap();
+        }
+        assert_eq!(*order.lock().unwrap(), vec![0, 1, 2]);
+        assert_eq!((gate.inside(), gate.waiting()), (1, 0));
+    }
+}

@@ -1,0 +1,83 @@
+//! A backend lent to a client.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::store::Taken;
+use super::{Places, Pool};
+use crate::backend::{Backend, Unfinished};
+use crate::track::Effects;
+use crate::wire::backend::Status;
+
+/// A backend lent to a client. Dropped without [`Lease::release`], the backend is discarded.
+pub struct Lease {
+    pool: Arc<Pool>,
+    held: Option<(Taken, Places)>,
+}
+
+impl Lease {
+    pub(super) fn new(pool: Arc<Pool>, taken: Taken, places: Places) -> Self {
+        pool.active.fetch_add(1, Ordering::AcqRel);
+        Self { pool, held: Some((taken, places)) }
+    }
+
+    /// Gives the backend back, if it is at a known-idle point, still wanted and not needed elsewhere; otherwise it is
+    /// closed.
+    #[inline]
+    pub fn release(mut self) {
+        let Some((mut taken, mut places)) = self.held.take() else { return };
+        self.pool.active.fetch_sub(1, Ordering::AcqRel);
+        let unwanted = !self.pool.is_current(&taken) || self.pool.others_starve(&taken.places) || places.forfeit();
+        if taken.backend.broken || taken.backend.status != Status::Idle || unwanted {
+            self.pool.close(taken, places);
+            return;
+        }
+        taken.backend.idle_since = Instant::now();
+        // Idle first, then the place: in between it counts twice, never not at all.
+        self.pool.store.put_back(taken);
+        drop(places);
+        self.pool.note_returned();
+    }
+
+    /// Gets the backend back from a client that vanished, in the background: what runs is cancelled, the transaction
+    /// rolled back, what the client left behind removed. If that fails it is closed.
+    pub fn recover(mut self, unfinished: Unfinished, residue: Effects) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        runtime.spawn(async move {
+            self.residue.add(residue);
+            let needs_clean = self.residue != Effects::NONE;
+            self.deref_mut().recover(unfinished).await;
+            if !self.broken && needs_clean {
+                self.clean().await;
+            }
+            self.release();
+        });
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some((taken, places)) = self.held.take() {
+            self.pool.active.fetch_sub(1, Ordering::AcqRel);
+            self.pool.close(taken, places);
+        }
+    }
+}
+
+impl Deref for Lease {
+    type Target = Backend;
+
+    #[inline]
+    fn deref(&self) -> &Backend {
+        &self.held.as_ref().expect("a lease holds its backend until it is consumed").0.backend
+    }
+}
+
+impl DerefMut for Lease {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Backend {
+        &mut self.held.as_mut().expect("a lease holds its backend until it is consumed").0.backend
+    }
+}

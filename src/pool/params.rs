@@ -1,0 +1,110 @@
+//! What PostgreSQL reports for the settings that clients log in with. Asked once per combination, so that the
+//! thousandth Lambda with the same settings costs nothing.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use foldhash::fast::RandomState;
+use hashlink::LruCache;
+
+use super::{Borrower, Pool};
+use crate::error::Error;
+use crate::track::params::plain_application_name;
+use crate::track::{Params, Settings};
+
+/// Combinations remembered per pool.
+const REMEMBERED: usize = 1_000;
+
+#[derive(Debug)]
+pub(super) struct KnownParams {
+    known: Mutex<Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    /// What a backend reports right after its login.
+    baseline: Option<BTreeMap<String, String>>,
+    by_settings: LruCache<Settings, Arc<Params>, RandomState>,
+}
+
+impl KnownParams {
+    pub(super) fn new() -> Self {
+        let by_settings = LruCache::with_hasher(REMEMBERED, RandomState::default());
+        Self { known: Mutex::new(Known { baseline: None, by_settings }) }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes what a new backend reports. If that changed, everything known is stale.
+    pub(super) fn learn(&self, reported: &BTreeMap<String, String>) {
+        let mut known = self.lock();
+        if known.baseline.as_ref() != Some(reported) {
+            known.by_settings.clear();
+            known.baseline = Some(reported.clone());
+        }
+    }
+
+    fn get(&self, settings: &Settings) -> Option<Arc<Params>> {
+        let mut known = self.lock();
+        if settings.is_empty() && known.by_settings.peek(settings).is_none() {
+            let reported = known.baseline.clone()?;
+            known.by_settings.insert(settings.clone(), Arc::new(Params { settings: settings.clone(), reported }));
+        }
+        known.by_settings.get(settings).cloned()
+    }
+
+    fn insert(&self, params: Params) -> Arc<Params> {
+        let mut known = self.lock();
+        if let Some(same) = known.by_settings.get(&params.settings) {
+            return same.clone();
+        }
+        let params = Arc::new(params);
+        known.by_settings.insert(params.settings.clone(), params.clone());
+        params
+    }
+}
+
+impl Pool {
+    /// The parameters of a client that logs in with these settings: what PostgreSQL reports with them in force. Asks a
+    /// backend if nobody has come with these before; `application_name` alone needs no question.
+    ///
+    /// # Errors
+    /// PostgreSQL's own for a setting that it does not accept; those of [`Pool::borrow`].
+    pub async fn resolve(self: &Arc<Self>, settings: Settings) -> Result<Arc<Params>, Error> {
+        if let Some(params) = self.params.get(&settings) {
+            return Ok(params);
+        }
+        let mut without_name = settings.clone();
+        let name = without_name.remove("application_name");
+        let plain = name.as_deref().and_then(plain_application_name);
+        if let (Some(name), Some(base)) = (plain, self.params.get(&without_name)) {
+            let mut reported = base.reported.clone();
+            reported.insert("application_name".to_owned(), name.to_owned());
+            return Ok(self.params.insert(Params { settings, reported }));
+        }
+        let mut lease = self.borrow(Borrower::SELF).await?;
+        if settings.is_empty() {
+            // The backend that was opened, now or before, told what it reports.
+            let params = self.params.get(&settings);
+            lease.release();
+            return params.ok_or_else(super::shutting_down);
+        }
+        if lease.residue != crate::track::Effects::NONE {
+            lease.clean().await;
+        }
+        match lease.apply(&settings).await {
+            Ok(reported) => {
+                let params = self.params.insert(Params { settings, reported });
+                lease.params = Some(params.clone());
+                lease.release();
+                Ok(params)
+            }
+            Err(error) => {
+                lease.release();
+                Err(error.into_error())
+            }
+        }
+    }
+}

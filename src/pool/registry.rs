@@ -1,0 +1,348 @@
+//! All pools, and the bounds that they share.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+use super::connector::Connector;
+use super::gate::UNLIMITED;
+use super::params::KnownParams;
+use super::store::Store;
+use super::{Gate, Places, Pool, upkeep};
+use crate::backend::{Credential, KeySource, Target, connect};
+use crate::config::{self, BackendTlsMode, Config, PoolSettings, PoolSize};
+use crate::error::{Error, Side, SqlState};
+use crate::metrics::metrics;
+use crate::net::Endpoint;
+use crate::net::tls::BackendTls;
+
+/// What distinguishes pools.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PoolKey {
+    /// The database that clients ask for.
+    pub database: String,
+    /// The user that they are.
+    pub user: String,
+}
+
+impl fmt::Display for PoolKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.database, self.user)
+    }
+}
+
+type Gates = Mutex<HashMap<String, Arc<Gate>>>;
+
+/// All pools of the process.
+pub struct Registry {
+    config: ArcSwap<Config>,
+    pools: RwLock<HashMap<PoolKey, Arc<Pool>>>,
+    process: Arc<Gate>,
+    databases: Gates,
+    users: Gates,
+    keys: Arc<dyn KeySource>,
+    tls: Mutex<Vec<(config::BackendTls, Arc<BackendTls>)>>,
+}
+
+impl Registry {
+    /// No pools yet.
+    pub fn new(config: Arc<Config>, keys: Arc<dyn KeySource>) -> Arc<Self> {
+        Arc::new(Self {
+            process: Gate::new(config.max_backends),
+            config: ArcSwap::new(config),
+            pools: RwLock::default(),
+            databases: Mutex::default(),
+            users: Mutex::default(),
+            keys,
+            tls: Mutex::default(),
+        })
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> Arc<Config> {
+        self.config.load_full()
+    }
+
+    /// All pools.
+    pub fn all(&self) -> Vec<Arc<Pool>> {
+        self.pools.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// The pool for a database and a user that have been let in; made if it is the first time. `credential` is what
+    /// proves to PostgreSQL that we are that user.
+    ///
+    /// # Errors
+    /// 3D000 for a database that is not configured; F0000 for TLS files that cannot be used any more.
+    pub fn pool(self: &Arc<Self>, key: &PoolKey, credential: Credential) -> Result<Arc<Pool>, Error> {
+        if let Some(pool) = self.pools.read().unwrap_or_else(PoisonError::into_inner).get(key) {
+            pool.renew_credential(credential);
+            return Ok(pool.clone());
+        }
+        let config = self.config();
+        let target = self.target(&config, key, credential)?;
+        let settings = config.pool_settings(&key.database, &key.user).ok_or_else(|| no_database(&key.database))?;
+        let mut pools = self.pools.write().unwrap_or_else(PoisonError::into_inner);
+        let pool = pools.entry(key.clone()).or_insert_with(|| Arc::new(self.new_pool(&config, key, settings, target)));
+        Ok(pool.clone())
+    }
+
+    /// Finds out whether PostgreSQL accepts a credential, by logging in with it. A pool is made only if it does.
+    ///
+    /// # Errors
+    /// PostgreSQL's own; 53300 if no backend may be opened within `borrow_timeout`.
+    pub async fn prove(self: &Arc<Self>, key: &PoolKey, credential: Credential) -> Result<(), Error> {
+        let config = self.config();
+        let target = Arc::new(self.target(&config, key, credential.clone())?);
+        let known = self.pools.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned();
+        if let Some(pool) = known {
+            return pool.prove_credential(target).await;
+        }
+        let limit = config.database(&key.database).map_or(Duration::ZERO, |database| database.pool.borrow_timeout);
+        let enter = async {
+            let mut places = Vec::new();
+            for gate in self.shared_gates(&config, &key.database) {
+                places.push(gate.enter().await);
+            }
+            places
+        };
+        let Ok(places) = tokio::time::timeout(limit, enter).await else {
+            return Err(Error::new(
+                Side::Proxy,
+                SqlState::TOO_MANY_CONNECTIONS,
+                format!("no backend could be opened within borrow_timeout ({limit:?})"),
+            )
+            .hint("Raise max_backends or borrow_timeout."));
+        };
+        let backend = connect(&target).await.map_err(|error| error.to_error(&target))?;
+        self.pool(key, credential)?.adopt(backend, &target, places).await;
+        Ok(())
+    }
+
+    /// The bounds that a database's pools share: the database's own, the process's.
+    fn shared_gates(&self, config: &Config, database: &str) -> Vec<Arc<Gate>> {
+        let limit = config.database(database).and_then(|database| database.max_backends);
+        vec![named_gate(&self.databases, database, limit), self.process.clone()]
+    }
+
+    fn new_pool(self: &Arc<Self>, config: &Config, key: &PoolKey, settings: PoolSettings, target: Target) -> Pool {
+        let shared = self.shared_gates(config, &key.database);
+        let user = named_gate(&self.users, &key.user, config.users.get(&key.user).and_then(|user| user.max_leases));
+        Pool {
+            key: key.clone(),
+            target: ArcSwap::from_pointee(target),
+            statements: Default::default(),
+            schema: AtomicU64::new(0),
+            metrics: metrics().pool(&key.database, &key.user),
+            clients: Arc::default(),
+            active: AtomicUsize::new(0),
+            gate: Gate::new(initial_size(settings.size)),
+            shared,
+            registry: Arc::downgrade(self),
+            user,
+            applications: Mutex::default(),
+            generation: AtomicU64::new(0),
+            waiting: AtomicUsize::new(0),
+            closing: AtomicUsize::new(0),
+            store: Store::new(),
+            connector: Connector::new(settings.connect_concurrency),
+            params: KnownParams::new(),
+            settings: ArcSwap::from_pointee(settings),
+        }
+    }
+
+    fn target(&self, config: &Config, key: &PoolKey, credential: Credential) -> Result<Target, Error> {
+        let database = config.database(&key.database).ok_or_else(|| no_database(&key.database))?;
+        Ok(Target {
+            endpoint: Endpoint::new(&database.host, database.port),
+            host: database.host.clone(),
+            dbname: database.dbname.clone().unwrap_or_else(|| key.database.clone()),
+            user: key.user.clone(),
+            credential,
+            tls_mode: database.tls.mode,
+            tls: self.backend_tls(&database.tls)?,
+            keys: self.keys.clone(),
+            timeout: database.pool.connect_timeout,
+        })
+    }
+
+    /// One TLS configuration per distinct setting, so that sessions are resumed across pools.
+    fn backend_tls(&self, wanted: &config::BackendTls) -> Result<Option<Arc<BackendTls>>, Error> {
+        if wanted.mode == BackendTlsMode::Disable {
+            return Ok(None);
+        }
+        let mut known = self.tls.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, tls)) = known.iter().find(|(config, _)| config == wanted) {
+            return Ok(Some(tls.clone()));
+        }
+        let built = BackendTls::build(wanted).map_err(|error| {
+            Error::new(Side::Proxy, SqlState::CONFIG_FILE_ERROR, format!("TLS towards the database: {error}"))
+        })?;
+        let Some(tls) = built.map(Arc::new) else { return Ok(None) };
+        known.push((wanted.clone(), tls.clone()));
+        Ok(Some(tls))
+    }
+
+    /// Puts another configuration in force. Nobody is disturbed; what pools connect to counts for new backends.
+    ///
+    /// # Errors
+    /// TLS files that cannot be used; nothing is changed then.
+    pub fn reload(&self, config: Arc<Config>) -> Result<(), Error> {
+        let old_tls = std::mem::take(&mut *self.tls.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut changes = Vec::new();
+        for pool in self.all() {
+            let credential =
+                configured_credential(&config, &pool.key.user).unwrap_or_else(|| pool.target.load().credential.clone());
+            let Some(settings) = config.pool_settings(&pool.key.database, &pool.key.user) else { continue };
+            match self.target(&config, &pool.key, credential) {
+                Ok(target) => changes.push((pool, settings, target)),
+                Err(error) => {
+                    *self.tls.lock().unwrap_or_else(PoisonError::into_inner) = old_tls;
+                    return Err(error);
+                }
+            }
+        }
+        for (pool, settings, target) in changes {
+            pool.reconfigure(settings, target);
+        }
+        self.process.resize(config.max_backends);
+        for (name, gate) in self.databases.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            gate.resize(config.database(name).and_then(|database| database.max_backends).unwrap_or(UNLIMITED));
+        }
+        for (name, gate) in self.users.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            gate.resize(config.users.get(name).and_then(|user| user.max_leases).unwrap_or(UNLIMITED));
+        }
+        self.config.store(config);
+        Ok(())
+    }
+
+    /// Closes an idle backend of another pool behind the same gate.
+    pub(super) fn evict(&self, gate: &Arc<Gate>, except: &Pool) {
+        for pool in self.all() {
+            let shares = pool.shared.iter().any(|other| Arc::ptr_eq(other, gate));
+            if !shares || std::ptr::eq(&*pool, except) || pool.store.len() == 0 {
+                continue;
+            }
+            let Some(place) = pool.gate.try_enter() else { continue };
+            if let Some(taken) = pool.store.take() {
+                pool.close(taken, Places::of_pool(Some(place)));
+                return;
+            }
+        }
+    }
+
+    /// Looks after all pools, for as long as the process lives.
+    pub async fn keep_up(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(upkeep::INTERVAL);
+        let mut deserted: HashMap<PoolKey, u32> = HashMap::new();
+        loop {
+            ticks.tick().await;
+            for pool in self.all() {
+                pool.upkeep();
+                let age = deserted.entry(pool.key.clone()).or_default();
+                *age = if pool.is_deserted() { *age + 1 } else { 0 };
+            }
+            for gates in [&self.databases, &self.users] {
+                gates.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, gate| Arc::strong_count(gate) > 1);
+            }
+            // A pool for a name that somebody once asked for does not live for ever.
+            deserted.retain(|key, age| {
+                if *age > 600 {
+                    self.pools.write().unwrap_or_else(PoisonError::into_inner).remove(key);
+                    metrics().forget_pool(&key.database, &key.user);
+                }
+                *age <= 600
+            });
+        }
+    }
+
+    /// Opens the warm minimum of the pools that can be known before anybody asks: for users that set `min_idle`
+    /// themselves, and for the only user there is.
+    pub fn warm_up(self: &Arc<Self>) {
+        let config = self.config();
+        for database in config.databases.keys() {
+            for (user, settings) in &config.users {
+                let Some(credential) = configured_credential(&config, user) else { continue };
+                if settings.pool.min_idle.is_none() && config.users.len() > 1 {
+                    continue;
+                }
+                let min_idle = config.pool_settings(database, user).map_or(0, |settings| settings.min_idle);
+                if min_idle == 0 {
+                    continue;
+                }
+                match self.pool(&PoolKey { database: database.clone(), user: user.clone() }, credential) {
+                    Ok(pool) => pool.warm_up(min_idle),
+                    Err(error) => tracing::warn!("cannot warm up {database}/{user}: {error}"),
+                }
+            }
+        }
+    }
+}
+
+impl Pool {
+    /// A user that is not configured proves itself anew at each login; the last proof counts.
+    fn renew_credential(&self, credential: Credential) {
+        let target = self.target.load();
+        if target.credential != credential {
+            self.target.store(Arc::new(Target { credential, ..Target::clone(&target) }));
+            self.connector.forget_trouble();
+        }
+    }
+
+    fn reconfigure(&self, settings: PoolSettings, target: Target) {
+        let old = self.settings.load_full();
+        if old.size != settings.size {
+            if let PoolSize::Count(size) = settings.size {
+                self.resize(size);
+            }
+            self.connector.survey_again();
+        }
+        self.connector.resize(settings.connect_concurrency);
+        self.connector.forget_trouble();
+        let current = self.target.load();
+        let moved = (&current.endpoint, &current.dbname, current.tls_mode)
+            != (&target.endpoint, &target.dbname, target.tls_mode);
+        // The target first: who reads the new generation connects to the new target.
+        self.target.store(Arc::new(target));
+        if moved {
+            self.generation.fetch_add(1, Ordering::AcqRel);
+        }
+        self.settings.store(Arc::new(settings));
+    }
+}
+
+/// What the configuration says that we prove to PostgreSQL as this user.
+pub fn configured_credential(config: &Config, user: &str) -> Option<Credential> {
+    let user = config.users.get(user)?;
+    if let Some(password) = &user.backend_password {
+        return Some(Credential::Password(password.clone()));
+    }
+    match user.secret.as_ref()? {
+        config::Secret::Plain(password) => Some(Credential::Password(password.clone())),
+        config::Secret::Md5(hash) => Some(Credential::Md5(hash.clone())),
+        config::Secret::Scram(_) => None,
+    }
+}
+
+/// A percentage is not known before the first backend is there: until then, one.
+fn initial_size(size: PoolSize) -> usize {
+    match size {
+        PoolSize::Count(size) => size,
+        PoolSize::Share(_) => 1,
+    }
+}
+
+/// Always there, so that a reload can give or take away a limit.
+fn named_gate(gates: &Gates, name: &str, limit: Option<usize>) -> Arc<Gate> {
+    let mut gates = gates.lock().unwrap_or_else(PoisonError::into_inner);
+    gates.entry(name.to_owned()).or_insert_with(|| Gate::new(limit.unwrap_or(UNLIMITED))).clone()
+}
+
+/// 3D000, in PostgreSQL's words.
+pub fn no_database(name: &str) -> Error {
+    Error::new(Side::Client, SqlState::INVALID_CATALOG_NAME, format!("database \"{name}\" does not exist"))
+        .hint("pgfunnel has no entry for it: see [databases] in its configuration.")
+}
