@@ -23,3 +23,7 @@ pub mod secrets;
 pub mod pool;
 
 pub mod cancel;
+
+pub mod session;
+
+pub mod client;

@@ -1,0 +1,265 @@
+//! A connection into pgfunnel, from accept to the end of its session: PROXY header, TLS, startup packet, login; then
+//! [`Session`]. Everything before the session is limited in time and size.
+
+mod login;
+mod passthrough;
+mod startup;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+
+use crate::cancel::{Clients, Entry};
+use crate::config::{Config, Network};
+use crate::error::{Error, Side, SqlState};
+use crate::metrics::metrics;
+use crate::net::tls::ServerTls;
+use crate::net::{Plain, Socket, proxy_protocol};
+use crate::pool::{Pool, Registry};
+use crate::secrets::{AuthQueryCache, Verifiers};
+use crate::session::{End, Session};
+use crate::track::Params;
+use crate::wire::backend::{self, Severity};
+pub use passthrough::PassedThrough;
+
+/// What all clients share.
+pub struct Shared {
+    /// The configuration in force.
+    pub config: ArcSwap<Config>,
+    /// The pools.
+    pub registry: Arc<Registry>,
+    /// Logged-in clients.
+    pub clients: Arc<Clients>,
+    /// TLS towards clients, if it is on.
+    pub tls: ArcSwapOption<ServerTls>,
+    /// What clients must prove.
+    pub verifiers: Verifiers,
+    /// What `auth_query` found.
+    pub auth_query: AuthQueryCache,
+    /// Passwords that PostgreSQL has accepted.
+    pub passed_through: PassedThrough,
+    /// Clients at this moment, those that log in included.
+    pub count: Arc<AtomicUsize>,
+    /// The same by user, for users that have a limit.
+    pub by_user: Arc<Mutex<HashMap<String, usize>>>,
+}
+
+/// A client that has proved who it is.
+struct LoggedIn {
+    socket: Socket,
+    pool: Arc<Pool>,
+    entry: Entry,
+    params: Arc<Params>,
+    user_count: Option<UserCount>,
+}
+
+/// Counts a client while it lives.
+struct Count(Arc<AtomicUsize>);
+
+impl Count {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Count {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Counts a user's clients while it lives.
+struct UserCount {
+    by_user: Arc<Mutex<HashMap<String, usize>>>,
+    user: String,
+}
+
+impl UserCount {
+    /// `None`: the user has as many as it may have.
+    fn enter(by_user: &Arc<Mutex<HashMap<String, usize>>>, user: &str, limit: usize) -> Option<Self> {
+        let mut counts = by_user.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(user.to_owned()).or_default();
+        if *count >= limit {
+            return None;
+        }
+        *count += 1;
+        Some(Self { by_user: by_user.clone(), user: user.to_owned() })
+    }
+}
+
+impl Drop for UserCount {
+    fn drop(&mut self) {
+        let mut counts = self.by_user.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.user) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.user);
+            }
+        }
+    }
+}
+
+/// Serves one accepted connection to its end.
+pub async fn serve(shared: Arc<Shared>, plain: Plain, peer: Option<SocketAddr>) {
+    let _count = Count::new(&shared.count);
+    // Boxed and gone before the session starts: a login's state is large, and an idle client must stay small.
+    let Some(LoggedIn { socket, pool, entry, params, user_count }) = Box::pin(admit(&shared, plain, peer)).await else {
+        return;
+    };
+    let log = shared.config.load().log_connections;
+    drop(shared);
+    let _user_count = user_count;
+    let _clients = Count::new(&pool.clients);
+    let (key, id) = (pool.key.clone(), entry.handle.id);
+    let mut session = Session::new(socket, pool, entry.handle.clone(), params);
+    let end = session.run().await;
+    if log {
+        let how = match end {
+            End::Left => "left",
+            End::Gone => "vanished",
+            End::Ended(_) => "ended",
+        };
+        tracing::info!(client = id, pool = %key, "{how}");
+    }
+}
+
+/// Everything up to the first ReadyForQuery, within `client_login_timeout`. `None`: there is no client to serve.
+async fn admit(shared: &Arc<Shared>, mut plain: Plain, mut peer: Option<SocketAddr>) -> Option<LoggedIn> {
+    let logging_in = metrics().clients_logging_in.clone();
+    logging_in.inc();
+    let limit = shared.config.load().client_login_timeout;
+    let mut socket = None;
+    let outcome = tokio::time::timeout(limit, async {
+        real_peer(shared, &mut plain, &mut peer).await?;
+        let Some(opened) = startup::open(shared, plain).await? else { return Ok(None) };
+        let (opened_socket, arrival) = opened;
+        let socket = socket.insert(opened_socket);
+        login::login(shared, socket, arrival).await.map(Some)
+    })
+    .await
+    .unwrap_or_else(|_| Err(Refusal::Told(login_timeout(limit))));
+    logging_in.dec();
+    match outcome {
+        Ok(None) => None,
+        Ok(Some(login::Outcome { pool, entry, params, user_count })) => {
+            metrics().count_login(true);
+            if shared.config.load().log_connections {
+                tracing::info!(client = entry.handle.id, pool = %pool.key, peer = peer_name(peer), "logged in");
+            }
+            socket.map(|socket| LoggedIn { socket, pool, entry, params, user_count })
+        }
+        Err(refusal) => {
+            refuse(socket, peer, refusal).await;
+            None
+        }
+    }
+}
+
+/// Why there is no session.
+enum Refusal {
+    /// The client is told.
+    Told(Error),
+    /// It is told on a socket that only now exists.
+    On(Box<Socket>, Error),
+    /// It has gone.
+    Gone,
+}
+
+impl From<std::io::Error> for Refusal {
+    fn from(error: std::io::Error) -> Self {
+        match error.downcast::<Error>() {
+            Ok(error) => Refusal::Told(error),
+            Err(_) => Refusal::Gone,
+        }
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Refusal::Told(error)
+    }
+}
+
+async fn refuse(socket: Option<Socket>, peer: Option<SocketAddr>, refusal: Refusal) {
+    let (socket, error) = match refusal {
+        Refusal::Told(error) => (socket, error),
+        Refusal::On(socket, error) => (Some(*socket), error),
+        Refusal::Gone => return,
+    };
+    metrics().count_login(false);
+    metrics().count_error(&error);
+    tracing::info!(peer = peer_name(peer), code = error.code.code(), "login refused: {error}");
+    let Some(mut socket) = socket else { return };
+    backend::error(socket.output(), Severity::Fatal, &error);
+    let farewell = async {
+        let _ = socket.flush().await;
+        socket.shutdown().await;
+    };
+    let _ = tokio::time::timeout(std::time::Duration::from_secs(5), farewell).await;
+}
+
+fn peer_name(peer: Option<SocketAddr>) -> String {
+    peer.map_or_else(|| "local".to_owned(), |peer| peer.to_string())
+}
+
+#[cold]
+fn login_timeout(limit: std::time::Duration) -> Error {
+    Error::new(
+        Side::Client,
+        SqlState::QUERY_CANCELED,
+        format!("canceling authentication due to timeout: not finished within client_login_timeout ({limit:?})"),
+    )
+    .hint("Raise client_login_timeout if clients or the database are that slow.")
+}
+
+/// The PROXY header, where one must come.
+async fn real_peer(shared: &Shared, plain: &mut Plain, peer: &mut Option<SocketAddr>) -> Result<(), Refusal> {
+    let config = shared.config.load();
+    let from = peer.map(|peer| peer.ip());
+    if !from.is_some_and(|from| config.proxy_protocol_from.iter().any(|network| contains(network, from))) {
+        return Ok(());
+    }
+    match proxy_protocol::read_header(plain).await {
+        Ok(real) => {
+            *peer = real.or(*peer);
+            Ok(())
+        }
+        Err(proxy_protocol::ProxyError::NothingSent) => Err(Refusal::Gone),
+        Err(error) => Err(Refusal::Told(error.to_error())),
+    }
+}
+
+fn contains(network: &Network, ip: IpAddr) -> bool {
+    let bits = |ip: IpAddr| match ip.to_canonical() {
+        IpAddr::V4(ip) => (32, u128::from(ip.to_bits())),
+        IpAddr::V6(ip) => (128, ip.to_bits()),
+    };
+    let ((width, network_bits), (ip_width, ip_bits)) = (bits(network.addr), bits(ip));
+    let host = u32::from(width as u8).saturating_sub(u32::from(network.prefix));
+    width == ip_width && (host >= 128 || network_bits >> host == ip_bits >> host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks() {
+        let network = |addr: &str, prefix| Network { addr: addr.parse().unwrap(), prefix };
+        for (net, ip, expected) in [
+            (network("10.0.0.0", 8), "10.9.8.7", true),
+            (network("10.0.0.0", 8), "11.0.0.1", false),
+            (network("10.0.0.0", 8), "::ffff:10.0.0.1", true),
+            (network("0.0.0.0", 0), "1.2.3.4", true),
+            (network("0.0.0.0", 0), "::1", false),
+            (network("::1", 128), "::1", true),
+            (network("::", 0), "fe80::1", true),
+        ] {
+            assert_eq!(contains(&net, ip.parse().unwrap()), expected, "{net:?} {ip}");
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! From the first byte to the StartupMessage: SSLRequest, GSSENCRequest, direct TLS, CancelRequest. Not one byte is
+//! read past a packet before TLS starts (CVE-2021-3935): what somebody put behind an SSLRequest reaches the TLS
+//! handshake, and ends there.
+
+use std::sync::Arc;
+
+use tokio_rustls::TlsStream;
+
+use super::{Refusal, Shared};
+use crate::config::ClientTlsMode;
+use crate::error::{Error, Side, SqlState};
+use crate::net::tls::{ServerTls, check_direct};
+use crate::net::{Io, Plain, Socket};
+use crate::wire::startup::{Packet, Startup};
+
+/// The first byte of a TLS handshake record (RFC 8446, 5.1); no packet of PostgreSQL's begins with it.
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// What a client asks for, and how it came.
+pub(super) struct Arrival {
+    pub(super) startup: Startup,
+    pub(super) tls: Option<Arc<ServerTls>>,
+}
+
+/// Reads up to the StartupMessage. `None`: it was a cancel request, which is done.
+pub(super) async fn open(shared: &Shared, plain: Plain) -> Result<Option<(Socket, Arrival)>, Refusal> {
+    let (mut socket, mut tls) = direct_tls(shared, plain).await?;
+    // One SSLRequest and one GSSENCRequest may come before the StartupMessage, as in PostgreSQL.
+    let (mut ssl_asked, mut gss_asked) = (tls.is_some(), false);
+    loop {
+        let packet = match packet(&mut socket).await {
+            Ok(packet) => packet,
+            Err(Refusal::Told(error)) => return Err(Refusal::On(Box::new(socket), error)),
+            Err(refusal) => return Err(refusal),
+        };
+        match packet {
+            Packet::Ssl if !ssl_asked => {
+                ssl_asked = true;
+                if socket.io().has_input() {
+                    return Err(Refusal::On(Box::new(socket), unencrypted_data()));
+                }
+                (socket, tls) = answer_ssl(shared, socket).await?;
+            }
+            Packet::GssEnc if !gss_asked => {
+                gss_asked = true;
+                socket.output().extend_from_slice(b"N");
+                socket.flush().await?;
+            }
+            Packet::Ssl | Packet::GssEnc => {
+                return Err(Refusal::On(Box::new(socket), Error::protocol("encryption was requested twice")));
+            }
+            Packet::Cancel { pid, key } => {
+                shared.clients.cancel(pid, &key).await;
+                socket.shutdown().await;
+                return Ok(None);
+            }
+            Packet::Startup(startup) => {
+                return match check_mode(shared, socket.io()) {
+                    Ok(()) => Ok(Some((socket, Arrival { startup, tls }))),
+                    Err(error) => Err(Refusal::On(Box::new(socket), error)),
+                };
+            }
+        }
+    }
+}
+
+/// TLS without a request (`sslnegotiation=direct`): the first byte tells.
+async fn direct_tls(shared: &Shared, plain: Plain) -> Result<(Socket, Option<Arc<ServerTls>>), Refusal> {
+    let (Plain::Tcp(tcp), Some(tls)) = (&plain, shared.tls.load_full()) else {
+        return Ok((Socket::new(Io::Plain(plain)), None));
+    };
+    let mut first = [0];
+    if tcp.peek(&mut first).await? == 0 {
+        return Err(Refusal::Gone);
+    }
+    if first != [TLS_HANDSHAKE] {
+        return Ok((Socket::new(Io::Plain(plain)), None));
+    }
+    let socket = handshake(&tls, plain).await?;
+    if let Io::Tls(stream) = socket.io()
+        && let Err(error) = check_direct(stream.get_ref().1)
+    {
+        return Err(Refusal::On(Box::new(socket), error));
+    }
+    Ok((socket, Some(tls)))
+}
+
+async fn answer_ssl(shared: &Shared, mut socket: Socket) -> Result<(Socket, Option<Arc<ServerTls>>), Refusal> {
+    let offered = shared.tls.load_full().filter(|_| matches!(socket.io().plain(), Plain::Tcp(_)));
+    socket.output().extend_from_slice(if offered.is_some() { b"S" } else { b"N" });
+    socket.flush().await?;
+    match (offered, socket.into_parts().0) {
+        (Some(tls), Io::Plain(plain)) => Ok((handshake(&tls, plain).await?, Some(tls))),
+        (_, io) => Ok((Socket::new(io), None)),
+    }
+}
+
+async fn handshake(tls: &ServerTls, plain: Plain) -> Result<Socket, Refusal> {
+    match Box::pin(tls.accept(plain)).await {
+        Ok(stream) => Ok(Socket::new(Io::Tls(Box::new(TlsStream::Server(stream))))),
+        Err(error) => {
+            tracing::info!("TLS handshake with a client failed: {error}");
+            Err(Refusal::Gone)
+        }
+    }
+}
+
+async fn packet(socket: &mut Socket) -> Result<Packet, Refusal> {
+    let prefix = socket.read_exactly(4).await?;
+    let prefix: [u8; 4] = prefix.try_into().map_err(|_| Refusal::Gone)?;
+    let length = Packet::length(prefix)?;
+    let body = socket.read_exactly(length - 4).await?;
+    Ok(Packet::decode(&body)?)
+}
+
+/// PostgreSQL's answer to CVE-2021-3935 (`ProcessStartupPacket`).
+#[cold]
+fn unencrypted_data() -> Error {
+    Error::protocol("received unencrypted data after SSL request")
+        .detail("This could be either a client-software bug or evidence of an attempted man-in-the-middle attack.")
+}
+
+/// Whether a client may go on without TLS. A Unix socket needs none.
+fn check_mode(shared: &Shared, io: &Io) -> Result<(), Error> {
+    let demanded = !matches!(
+        shared.config.load().client_tls.mode,
+        ClientTlsMode::Disable | ClientTlsMode::Allow | ClientTlsMode::Prefer
+    );
+    if !demanded || io.is_tls() || matches!(io.plain(), Plain::Unix(_)) {
+        return Ok(());
+    }
+    Err(Error::new(
+        Side::Client,
+        SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+        "this server accepts only TLS connections",
+    )
+    .hint("Connect with sslmode=require or better (client_tls demands it)."))
+}

@@ -1,0 +1,152 @@
+//! The two ends of a lease: borrowing a backend and bringing it to the client's state, and giving it back, or getting
+//! it back from a client that is gone.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+
+use super::pipeline::Expect;
+use super::replies::Lost;
+use super::{BACKLOG, End, Outcome, Session, limits, shutting_down};
+use crate::backend::Unfinished;
+use crate::cancel::Order;
+use crate::error::{Error, Side, SqlState};
+use crate::metrics::metrics;
+use crate::pool::{Borrower, Lease};
+use crate::track::Effects;
+use crate::wire::backend::Status;
+
+/// Why there is no lease.
+pub(super) enum NoLease {
+    /// The client is told, and stays.
+    Refused(Error),
+    /// The client is gone.
+    Gone,
+}
+
+impl Session {
+    /// Borrows a backend and brings it to this client's state.
+    pub(super) async fn borrow(&mut self) -> Result<Lease, NoLease> {
+        let mut lease = loop {
+            let mut lease = self.wait_for_lease().await?;
+            if lease.owner == self.handle.id || lease.residue == Effects::NONE {
+                break lease;
+            }
+            lease.clean().await;
+            if !lease.broken {
+                break lease;
+            }
+        };
+        lease.owner = self.handle.id;
+        if let Some(change) = self.params.change_from(lease.params.as_ref()) {
+            if let Err(error) = lease.put_settings(&change) {
+                let told = Error::new(Side::Client, SqlState::INVALID_PARAMETER_VALUE, error.to_string());
+                return Err(NoLease::Refused(told));
+            }
+            self.pipeline.push(Expect::Prefix);
+            lease.params = Some(self.params.clone());
+        }
+        self.handle.attach(&lease.identity);
+        Ok(lease)
+    }
+
+    /// Waits in the pool's queue. A client that leaves, cancels or is told to stop while it waits leaves the queue.
+    async fn wait_for_lease(&mut self) -> Result<Lease, NoLease> {
+        let who = Borrower { client: self.handle.id, application: &self.application };
+        let mut borrowing = pin!(self.pool.borrow(who));
+        let (client, handle) = (&mut self.client, &self.handle);
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(result) = borrowing.as_mut().poll(cx) {
+                return Poll::Ready(result.map_err(NoLease::Refused));
+            }
+            handle.listen(cx.waker());
+            if handle.order() == Order::Stop {
+                return Poll::Ready(Err(NoLease::Refused(shutting_down())));
+            }
+            if handle.waits_cancelled() {
+                return Poll::Ready(Err(NoLease::Refused(limits::cancelled())));
+            }
+            while client.unseen().len() < BACKLOG {
+                match client.poll_fill(cx) {
+                    Poll::Ready(Ok(n)) if n > 0 => {}
+                    Poll::Ready(_) => return Poll::Ready(Err(NoLease::Gone)),
+                    Poll::Pending => break,
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Ends the lease. `Some`: the session, too.
+    pub(super) async fn give_back(&mut self, mut lease: Lease, outcome: Outcome) -> Option<End> {
+        if self.handle.detach() {
+            self.handle.quiet().await;
+            if matches!(outcome, Outcome::Done) {
+                lease.barrier().await;
+            }
+        }
+        if std::mem::take(&mut self.changed_schema) {
+            self.pool.schema.fetch_add(1, Ordering::Relaxed);
+        }
+        self.limits.relax(self.client.io());
+        if lease.residue.any(Effects::PARAMETERS) {
+            lease.params = None;
+        }
+        if let Outcome::Done = outcome {
+            if self.breaks_statement_mode(&lease) {
+                lease.recover(self.unfinished(false), self.pins);
+                return Some(End::Ended(Some(limits::transaction_in_statement_mode())));
+            }
+            self.pool.metrics.transactions.inc();
+            self.pipeline.shrink();
+            lease.socket.give_back();
+            if self.is_pinned() {
+                // Draining: the client has to go although it is pinned.
+                lease.recover(self.unfinished(true), self.pins);
+                return Some(End::Ended(Some(shutting_down())));
+            }
+            lease.residue.remove(Effects::PARAMETERS);
+            lease.release();
+            return None;
+        }
+        if lease.status != Status::Idle {
+            metrics().rolled_back.inc();
+        }
+        // Whole messages are still forwarded: the other side must be where we think it is.
+        lease.socket.join(&mut self.client);
+        self.client.join(&mut lease.socket);
+        Some(match outcome {
+            Outcome::Done => return None,
+            Outcome::ClientGone(polite) => {
+                lease.recover(self.unfinished(polite), self.pins);
+                if polite { End::Left } else { End::Gone }
+            }
+            Outcome::Ended(error) => {
+                lease.recover(self.unfinished(false), self.pins);
+                End::Ended(Some(error))
+            }
+            Outcome::BackendLost(lost) => {
+                lease.broken = true;
+                drop(lease);
+                End::Ended(match lost {
+                    Lost::Said => None,
+                    Lost::Broke(error) => Some(limits::backend_lost(&error)),
+                    Lost::Confused(error) => Some(error),
+                })
+            }
+        })
+    }
+
+    fn unfinished(&self, polite: bool) -> Unfinished {
+        Unfinished {
+            outstanding: self.pipeline.outstanding(),
+            open_batch: self.open_batch || self.skipping,
+            copy_in: self.copy_in,
+            torn: self.request_rest > 0 && !self.rest_is_skipped,
+            rest: self.reply_rest,
+            polite,
+        }
+    }
+}

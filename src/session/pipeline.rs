@@ -1,0 +1,236 @@
+//! The replies that a backend still owes, in order: which belong to the client's own messages, which to messages that
+//! were sent on its behalf and are swallowed, and which pgfunnel says itself because nothing had to be sent.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::prepared::{Statement, UnnamedStatement};
+
+/// One awaited reply.
+#[derive(Debug)]
+pub(super) enum Expect {
+    /// Of a Parse.
+    Parse(Parsed),
+    /// Of a Bind; the number of the statement's name, or 0.
+    Bind(u32),
+    /// Of a Describe; the last message of the answer. The number of the statement's name, or 0.
+    Describe(u32),
+    /// Of an Execute; the last message of the answer.
+    Execute,
+    /// Of a Close.
+    Close,
+    /// ReadyForQuery of a Sync.
+    Sync,
+    /// ReadyForQuery of a Query or FunctionCall. Unnamed statements up to this version are gone then.
+    Query(u64),
+    /// A CopyDone or CopyFail that was sent before CopyInResponse came. No reply of its own.
+    CopyEnd,
+    /// ParseComplete of ours: the statement with this id.
+    OwnParse(u64),
+    /// ParseComplete of ours: the client's unnamed statement of this version.
+    OwnUnnamed(u64),
+    /// CloseComplete of ours.
+    OwnClose,
+    /// ParseComplete that we say, for this name of the client's.
+    SayParsed(Box<[u8]>),
+    /// CloseComplete that we say; what was closed comes back if the backend never gets so far.
+    SayClosed(Box<Closed>),
+    /// Everything up to a ReadyForQuery of ours.
+    Prefix,
+}
+
+/// A name that a client closed.
+#[derive(Debug)]
+pub(super) struct Closed {
+    pub(super) name: Box<[u8]>,
+    pub(super) statement: Arc<Statement>,
+}
+
+/// What a client's Parse was.
+#[derive(Debug)]
+pub(super) enum Parsed {
+    /// A new name, for the statement with this id.
+    Named(Box<[u8]>, u64),
+    /// This name, which the client has already: bound to fail.
+    Duplicate(Box<[u8]>),
+    /// The unnamed statement.
+    Unnamed(UnnamedStatement),
+    /// Passed on as it was.
+    Verbatim,
+}
+
+/// Replies awaited at one time. What pgfunnel answers itself costs a client nothing to ask for, so there is a bound.
+const LONGEST: usize = 10_000;
+
+/// The awaited replies.
+#[derive(Debug, Default)]
+pub(super) struct Pipeline {
+    queue: VecDeque<Expect>,
+    /// How many of them end a transaction.
+    ends: usize,
+    /// How many are of a Query.
+    queries: usize,
+    /// The last unnamed statement that is among them.
+    unnamed: Option<u64>,
+    /// A batch has ended behind it, so that it may be skipped while what follows is not.
+    unnamed_hangs: bool,
+}
+
+impl Pipeline {
+    #[inline]
+    pub(super) fn push(&mut self, expect: Expect) {
+        match &expect {
+            Expect::Sync => {
+                self.ends += 1;
+                self.unnamed_hangs = true;
+            }
+            Expect::Query(_) => {
+                self.ends += 1;
+                self.queries += 1;
+                self.unnamed_hangs = true;
+            }
+            Expect::Parse(Parsed::Unnamed(unnamed)) => {
+                self.unnamed = Some(unnamed.version);
+                self.unnamed_hangs = false;
+            }
+            _ => {}
+        }
+        self.queue.push_back(expect);
+    }
+
+    /// Whether so much is awaited that nothing more should be sent for now.
+    #[inline]
+    pub(super) fn is_full(&self) -> bool {
+        self.queue.len() >= LONGEST
+    }
+
+    /// Takes off of the counts what leaves the queue.
+    #[inline]
+    fn count_out(&mut self, expect: &Expect) {
+        match expect {
+            Expect::Sync => self.ends -= 1,
+            Expect::Query(_) => {
+                self.ends -= 1;
+                self.queries -= 1;
+            }
+            Expect::Parse(Parsed::Unnamed(unnamed)) if self.unnamed == Some(unnamed.version) => self.unnamed = None,
+            _ => {}
+        }
+    }
+
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    #[inline]
+    pub(super) fn front(&self) -> Option<&Expect> {
+        self.queue.front()
+    }
+
+    #[inline]
+    pub(super) fn pop(&mut self) -> Option<Expect> {
+        let expect = self.queue.pop_front()?;
+        self.count_out(&expect);
+        Some(expect)
+    }
+
+    /// Whether the transaction state at the end of what was sent is known: no transaction can end before.
+    pub(super) fn is_certain(&self) -> bool {
+        self.ends == 0
+    }
+
+    /// Whether the client's unnamed Parse of this version is among them.
+    pub(super) fn parses_unnamed(&self, version: u64) -> bool {
+        self.unnamed == Some(version)
+    }
+
+    /// Whether the last such Parse, or a Query that ends them all, may yet be skipped while what is sent now is not.
+    pub(super) fn unnamed_hangs(&self) -> bool {
+        self.queries > 0 || self.unnamed.is_some() && self.unnamed_hangs
+    }
+
+    /// Whether a Parse of this statement is among them.
+    pub(super) fn parses(&self, id: u64) -> bool {
+        self.queue.iter().any(|expect| {
+            matches!(expect, Expect::OwnParse(parsed) | Expect::Parse(Parsed::Named(_, parsed)) if *parsed == id)
+        })
+    }
+
+    /// ReadyForQuery messages to come.
+    pub(super) fn outstanding(&self) -> usize {
+        self.queue.iter().filter(|expect| matches!(expect, Expect::Sync | Expect::Query(_) | Expect::Prefix)).count()
+    }
+
+    /// The backend skips everything up to the next Sync. What it skips is returned; `None` for the second: no Sync has
+    /// been sent yet.
+    pub(super) fn fail(&mut self) -> (Vec<Expect>, bool) {
+        match self.queue.iter().position(|expect| matches!(expect, Expect::Sync)) {
+            Some(sync) => (self.take_first(sync), true),
+            None => (self.take_first(self.queue.len()), false),
+        }
+    }
+
+    fn take_first(&mut self, count: usize) -> Vec<Expect> {
+        let taken: Vec<_> = self.queue.drain(..count).collect();
+        taken.iter().for_each(|expect| self.count_out(expect));
+        taken
+    }
+
+    /// The backend is in COPY IN: it ignores every Sync that was sent before the copy's end. Returns whether the end
+    /// was sent already.
+    pub(super) fn copy_in(&mut self) -> bool {
+        let end = self.queue.iter().position(|expect| matches!(expect, Expect::CopyEnd));
+        let ignored = end.unwrap_or(self.queue.len());
+        let mut at = 0;
+        self.queue.retain(|expect| {
+            let keep = at > ignored || !matches!(expect, Expect::Sync | Expect::CopyEnd);
+            at += 1;
+            self.ends -= usize::from(!keep && matches!(expect, Expect::Sync));
+            keep
+        });
+        end.is_some()
+    }
+
+    /// Gives back memory that a long pipeline took.
+    pub(super) fn shrink(&mut self) {
+        if self.queue.capacity() > 16 {
+            self.queue = VecDeque::new();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pipeline(expects: impl IntoIterator<Item = Expect>) -> Pipeline {
+        let mut pipeline = Pipeline::default();
+        expects.into_iter().for_each(|expect| pipeline.push(expect));
+        pipeline
+    }
+
+    #[test]
+    fn an_error_skips_to_the_next_sync() {
+        let mut p = pipeline([Expect::Bind(0), Expect::Execute, Expect::Sync, Expect::Query(0)]);
+        let (skipped, synced) = p.fail();
+        assert_eq!((skipped.len(), synced), (2, true));
+        assert!(matches!(p.front(), Some(Expect::Sync)));
+        assert_eq!(p.outstanding(), 2);
+
+        let mut p = pipeline([Expect::Bind(0), Expect::Execute]);
+        assert!(!p.fail().1);
+        assert!(p.is_empty() && p.is_certain());
+    }
+
+    #[test]
+    fn copy_in_ignores_early_syncs() {
+        let mut p = pipeline([Expect::Execute, Expect::Sync]);
+        assert!(!p.copy_in());
+        assert_eq!(p.queue.len(), 1);
+
+        let mut p = pipeline([Expect::Execute, Expect::Sync, Expect::CopyEnd, Expect::Sync]);
+        assert!(p.copy_in());
+        assert!(matches!(p.queue.make_contiguous(), [Expect::Execute, Expect::Sync]));
+    }
+}

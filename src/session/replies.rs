@@ -1,0 +1,379 @@
+//! From the backend: each message is passed on, or swallowed if the client did not ask for it; what pgfunnel says
+//! itself is put where PostgreSQL would have said it. Only the few messages that change state are looked into.
+
+use std::io;
+use std::sync::atomic::Ordering;
+
+use super::Session;
+use super::pipeline::{Expect, Parsed};
+use crate::error::{Error, Side, SqlState};
+use crate::pool::Lease;
+use crate::prepared::{self, Unnamed};
+use crate::track::{Effects, PinReason};
+use crate::wire::backend::{self as tag, ErrorFields, Severity, Status};
+use crate::wire::{HEADER, Header};
+
+/// Messages up to this size are awaited whole when they must be looked into; a larger one is only passed on.
+const LARGEST_EXAMINED: usize = 1024 * 1024;
+
+/// What became of a message.
+enum Fate {
+    /// Goes to the client.
+    Pass,
+    /// Does not.
+    Swallow,
+    /// Its place has been taken by something else.
+    Replaced,
+}
+
+/// Why the backend can serve no longer.
+#[derive(Debug)]
+pub(super) enum Lost {
+    /// It said goodbye (FATAL), and the client has been told.
+    Said,
+    /// Its connection broke.
+    Broke(io::Error),
+    /// It does not speak the protocol, or refused what must not fail.
+    Confused(Error),
+}
+
+impl Session {
+    /// Moves the backend's messages towards the client.
+    pub(super) fn take_replies(&mut self, lease: &mut Lease) -> Result<(), Lost> {
+        loop {
+            if self.reply_rest > 0 {
+                let now = lease.socket.unseen().len().min(self.reply_rest);
+                if now == 0 {
+                    return Ok(());
+                }
+                self.reply_rest -= now;
+                if self.reply_is_swallowed {
+                    lease.socket.skip(now, &mut self.client);
+                } else {
+                    lease.socket.pass(now);
+                }
+                continue;
+            }
+            let unseen = lease.socket.unseen();
+            let Some(header) = Header::peek(unseen, tag::limit).map_err(Lost::Confused)? else { return Ok(()) };
+            let there = unseen.len();
+            if there < header.total && must_be_whole(header.tag) && header.total <= LARGEST_EXAMINED {
+                return Ok(());
+            }
+            let now = there.min(header.total);
+            match self.take_reply(header, now, lease)? {
+                Fate::Pass => {
+                    lease.socket.pass(now);
+                    self.reply_is_swallowed = false;
+                    self.reply_rest = header.total - now;
+                }
+                Fate::Swallow => {
+                    lease.socket.skip(now, &mut self.client);
+                    self.reply_is_swallowed = true;
+                    self.reply_rest = header.total - now;
+                }
+                Fate::Replaced => {}
+            }
+            if self.fatal {
+                return Err(Lost::Said);
+            }
+            self.say_what_is_due(lease);
+        }
+    }
+
+    fn swallowing(&self) -> bool {
+        matches!(self.pipeline.front(), Some(Expect::Prefix))
+    }
+
+    #[inline]
+    fn take_reply(&mut self, header: Header, now: usize, lease: &mut Lease) -> Result<Fate, Lost> {
+        if self.swallowing() {
+            return self.take_prefix_reply(header, now, lease);
+        }
+        match header.tag {
+            tag::DATA_ROW | tag::COPY_DATA => {}
+            tag::COMMAND_COMPLETE => {
+                if matches!(self.pipeline.front(), Some(Expect::Execute)) {
+                    self.pipeline.pop();
+                }
+                self.copy_in = false;
+                self.command_complete(header, lease);
+            }
+            tag::READY => self.ready(header, lease)?,
+            tag::BIND_COMPLETE => self.expect(|expect| matches!(expect, Expect::Bind(_)))?,
+            tag::PARSE_COMPLETE => return self.parse_complete(),
+            tag::CLOSE_COMPLETE => {
+                return match self.pipeline.pop() {
+                    Some(Expect::OwnClose) => Ok(Fate::Swallow),
+                    Some(Expect::Close) => Ok(Fate::Pass),
+                    _ => Err(confused("CloseComplete")),
+                };
+            }
+            tag::ROW_DESCRIPTION | tag::NO_DATA => {
+                if matches!(self.pipeline.front(), Some(Expect::Describe(_))) {
+                    self.pipeline.pop();
+                }
+            }
+            tag::EMPTY_QUERY | tag::PORTAL_SUSPENDED => {
+                if matches!(self.pipeline.front(), Some(Expect::Execute)) {
+                    self.pipeline.pop();
+                }
+            }
+            tag::ERROR => return Ok(self.error(header, now, lease)),
+            tag::PARAMETER_STATUS => {
+                lease.note_parameter(header);
+                self.told_otherwise = true;
+            }
+            tag::COPY_IN => self.copy_in = !self.pipeline.copy_in(),
+            tag::NOTICE
+            | tag::NOTIFICATION
+            | tag::PARAMETER_DESCRIPTION
+            | tag::COPY_OUT
+            | b'V' // FunctionCallResponse
+            | b'c' => {} // CopyDone
+            unknown => return Err(confused(&format!("message of type 0x{unknown:02x}"))),
+        }
+        Ok(Fate::Pass)
+    }
+
+    /// Replies to what was sent in front of the client's own messages: none of them is for the client.
+    fn take_prefix_reply(&mut self, header: Header, now: usize, lease: &mut Lease) -> Result<Fate, Lost> {
+        match header.tag {
+            tag::READY => {
+                self.pipeline.pop();
+                self.told_otherwise = false;
+            }
+            tag::PARAMETER_STATUS => {
+                lease.note_parameter(header);
+                if self.told_otherwise {
+                    // It was told of another value (RESET), and must learn that its own is in force again.
+                    return Ok(Fate::Pass);
+                }
+            }
+            tag::ERROR => {
+                let fields = ErrorFields::decode(lease.socket.unseen().get(HEADER..now).unwrap_or_default());
+                if fields.is_fatal() {
+                    return Ok(self.error(header, now, lease));
+                }
+                let error = fields.into_error();
+                return Err(Lost::Confused(
+                    Error::new(Side::Proxy, error.code.clone(), "the session's settings could not be put in force")
+                        .detail(error.to_string()),
+                ));
+            }
+            _ => {}
+        }
+        Ok(Fate::Swallow)
+    }
+
+    /// Takes the awaited reply off, if it is of that kind.
+    fn expect(&mut self, kind: impl FnOnce(&Expect) -> bool) -> Result<(), Lost> {
+        match self.pipeline.pop() {
+            Some(expect) if kind(&expect) => Ok(()),
+            _ => Err(confused("reply")),
+        }
+    }
+
+    fn parse_complete(&mut self) -> Result<Fate, Lost> {
+        match self.pipeline.pop() {
+            Some(Expect::OwnParse(_) | Expect::OwnUnnamed(_)) => Ok(Fate::Swallow),
+            Some(Expect::Parse(parsed)) => {
+                if let Parsed::Unnamed(unnamed) = parsed {
+                    self.statements.confirm_unnamed(unnamed);
+                }
+                Ok(Fate::Pass)
+            }
+            _ => Err(confused("ParseComplete")),
+        }
+    }
+
+    fn ready(&mut self, header: Header, lease: &mut Lease) -> Result<(), Lost> {
+        self.drop_copy_ends();
+        match self.pipeline.pop() {
+            Some(Expect::Sync) => {}
+            Some(Expect::Query(version)) => self.statements.drop_unnamed(version),
+            _ => return Err(confused("ReadyForQuery")),
+        }
+        self.drop_copy_ends();
+        self.copy_in = false;
+        // The next statement's time begins now.
+        self.timed_out = false;
+        self.limits.restart();
+        if self.pipeline.is_empty() {
+            self.statements.settle();
+        }
+        lease.status = Status::decode(body(lease, header)).map_err(Lost::Confused)?;
+        if lease.status == Status::Idle {
+            self.changes_parse = self.pins.pins();
+        }
+        Ok(())
+    }
+
+    /// The end of a COPY that was over already has no reply.
+    fn drop_copy_ends(&mut self) {
+        while matches!(self.pipeline.front(), Some(Expect::CopyEnd)) {
+            self.pipeline.pop();
+        }
+    }
+
+    /// What a command tag says about the session.
+    #[inline]
+    fn command_complete(&mut self, header: Header, lease: &mut Lease) {
+        // SELECT, INSERT, UPDATE, BEGIN, ROLLBACK, SET …: the text has told all there is.
+        if !matches!(body(lease, header).first(), Some(b'A' | b'C' | b'D')) {
+            return;
+        }
+        let tag = body(lease, header).to_vec();
+        match tag.strip_suffix(b"\0").unwrap_or(&tag) {
+            b"DISCARD ALL" => {
+                self.forget_statements(lease);
+                self.pins.keep(Effects::INDELIBLE);
+                lease.residue.keep(Effects::INDELIBLE | Effects::PARAMETERS);
+            }
+            b"DEALLOCATE ALL" => {
+                self.forget_statements(lease);
+                self.pins.remove(PinReason::Prepare.effect());
+            }
+            b"DEALLOCATE" => {
+                if let Some((name, id)) = self.deallocating.take() {
+                    self.statements.remove(&name);
+                    lease.statements.remove(id);
+                }
+            }
+            b"CLOSE CURSOR ALL" => self.pins.remove(PinReason::Cursor.effect()),
+            tag if [&b"CREATE "[..], b"ALTER ", b"DROP "].iter().any(|ddl| tag.starts_with(ddl)) => {
+                self.changed_schema = true;
+                self.pool.schema.fetch_add(1, Ordering::Relaxed);
+            }
+            _ => {}
+        }
+    }
+
+    fn forget_statements(&mut self, lease: &mut Lease) {
+        self.statements.clear();
+        lease.statements.clear();
+        lease.has_setters = false;
+    }
+
+    /// An ErrorResponse: what was sent behind the failed message is skipped by the backend.
+    fn error(&mut self, header: Header, now: usize, lease: &mut Lease) -> Fate {
+        let fields = ErrorFields::decode(lease.socket.unseen().get(HEADER..now).unwrap_or_default());
+        let name = match self.pipeline.front() {
+            Some(Expect::Parse(Parsed::Duplicate(name) | Parsed::Named(name, _))) => Some(name.to_vec()),
+            Some(Expect::Bind(number) | Expect::Describe(number)) => self.statements.name(*number).map(<[u8]>::to_vec),
+            Some(Expect::Query(_)) => self.deallocating.as_ref().map(|(name, _)| name.to_vec()),
+            _ => None,
+        };
+        self.copy_in = false;
+        self.deallocating = None;
+        if fields.is_fatal() {
+            self.fatal = true;
+            lease.broken = true;
+            crate::metrics::metrics().count_error(&fields.into_error());
+            return Fate::Pass;
+        }
+        if !matches!(self.pipeline.front(), Some(Expect::Query(_)) | None) {
+            self.skip_to_sync(lease);
+        }
+        if self.timed_out && fields.code == SqlState::QUERY_CANCELED.code() {
+            self.timed_out = false;
+            lease.socket.skip(header.total, &mut self.client);
+            let error = self.query_timeout_error();
+            tag::error(self.client.output(), Severity::Error, &error);
+            return Fate::Replaced;
+        }
+        if header.total == now && fields.message.contains(prepared::prefix()) {
+            self.rename_in_error(header, name.as_deref().unwrap_or(b"?"), lease);
+            return Fate::Replaced;
+        }
+        Fate::Pass
+    }
+
+    /// The backend drops everything up to the next Sync: what it did not do is undone on our side.
+    fn skip_to_sync(&mut self, lease: &mut Lease) {
+        let (skipped, synced) = self.pipeline.fail();
+        self.skipping = !synced;
+        // The last first: a name may have been closed and given anew.
+        for (at, expect) in skipped.into_iter().enumerate().rev() {
+            match expect {
+                Expect::Parse(Parsed::Named(name, id)) => {
+                    self.unprepare(id, lease);
+                    self.statements.retract(name);
+                }
+                Expect::SayParsed(name) => self.statements.remove(&name),
+                Expect::OwnParse(id) => self.unprepare(id, lease),
+                Expect::Parse(Parsed::Unnamed(unnamed)) => {
+                    lease.statements.doubt_unnamed(unnamed.version);
+                    if at == 0 {
+                        // PostgreSQL drops the old one before it looks at the new one.
+                        self.statements.lose_unnamed();
+                    }
+                }
+                Expect::OwnUnnamed(version) => lease.statements.doubt_unnamed(version),
+                Expect::Parse(Parsed::Verbatim) => lease.statements.unnamed = Unnamed::Unknown,
+                // It may be there still, and its name would be taken: do without this backend from now on.
+                Expect::OwnClose => lease.expires = Some(std::time::Instant::now()),
+                Expect::SayClosed(closed) => self.statements.insert(&closed.name, closed.statement),
+                _ => {}
+            }
+        }
+    }
+
+    /// A Parse was skipped: the backend lacks the statement, unless a later batch parses it again.
+    fn unprepare(&mut self, id: u64, lease: &mut Lease) {
+        if !self.pipeline.parses(id) {
+            lease.statements.remove(id);
+        }
+    }
+
+    /// Replaces our name of a statement by the client's in an error message.
+    fn rename_in_error(&mut self, header: Header, name: &[u8], lease: &mut Lease) {
+        let body = body(lease, header).to_vec();
+        let prefix = prepared::prefix().as_bytes();
+        let Some(start) = memchr::memmem::find(&body, prefix) else { return };
+        let digits = body.iter().skip(start + prefix.len()).take_while(|byte| byte.is_ascii_digit()).count();
+        let end = start + prefix.len() + digits;
+        let (Some(before), Some(behind)) = (body.get(..start), body.get(end..)) else { return };
+        lease.socket.skip(header.total, &mut self.client);
+        tag::message(tag::ERROR, self.client.output(), |out| {
+            for part in [before, name, behind] {
+                out.extend_from_slice(part);
+            }
+        });
+    }
+
+    /// Says what pgfunnel answers itself, once everything before it has been answered.
+    #[inline]
+    pub(super) fn say_what_is_due(&mut self, lease: &mut Lease) {
+        loop {
+            let reply = match self.pipeline.front() {
+                Some(Expect::SayParsed(_)) => tag::PARSE_COMPLETE,
+                Some(Expect::SayClosed(_)) => tag::CLOSE_COMPLETE,
+                _ => return,
+            };
+            self.pipeline.pop();
+            lease.socket.join(&mut self.client);
+            tag::bare(self.client.output(), reply);
+        }
+    }
+}
+
+#[inline]
+fn body(lease: &Lease, header: Header) -> &[u8] {
+    lease.socket.unseen().get(HEADER..header.total).unwrap_or_default()
+}
+
+/// Whether a message is looked into.
+#[inline]
+fn must_be_whole(message: u8) -> bool {
+    matches!(message, tag::COMMAND_COMPLETE | tag::READY | tag::ERROR | tag::PARAMETER_STATUS)
+}
+
+#[cold]
+fn confused(what: &str) -> Lost {
+    Lost::Confused(Error::new(
+        Side::Database,
+        SqlState::PROTOCOL_VIOLATION,
+        format!("the database sent an unexpected {what}"),
+    ))
+}

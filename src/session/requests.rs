@@ -1,0 +1,271 @@
+//! From the client: each message is passed on as it is, rewritten (names of prepared statements), preceded by what the
+//! backend lacks, or answered here; and what it will be answered with is noted.
+
+use bytes::BufMut;
+
+use super::Session;
+use super::pipeline::Expect;
+use super::statements::put_parse;
+use crate::error::{Error, Side, SqlState};
+use crate::pool::Lease;
+use crate::prepared::{self, Unnamed, UnnamedStatement};
+use crate::track::Effects;
+use crate::track::effects::{self, EXAMINED};
+use crate::wire::backend::{self};
+use crate::wire::frontend::{self as tag, Named};
+use crate::wire::{HEADER, Header};
+
+/// A Parse up to this size is kept whole, to be sent to other backends; a client with a larger one is pinned.
+pub(super) const LARGEST_PARSE: usize = 1024 * 1024;
+
+/// What the client wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// More of its bytes are needed, or nothing.
+    More,
+    /// To leave.
+    Leave,
+}
+
+impl Session {
+    /// Handles what a client without a lease has sent, as far as no backend is needed. `true`: the next message needs
+    /// one.
+    ///
+    /// # Errors
+    /// A broken frame.
+    pub(super) fn answer_alone(&mut self) -> Result<Option<Wish>, Error> {
+        loop {
+            if self.refused.is_some() && !self.skip_refused()? {
+                return Ok(Some(Wish::More));
+            }
+            let unseen = self.client.unseen();
+            let Some(header) = Header::peek(unseen, tag::limit)? else { return Ok(Some(Wish::More)) };
+            match header.tag {
+                tag::TERMINATE => return Ok(Some(Wish::Leave)),
+                tag::SYNC | tag::FLUSH | tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL | tag::CLOSE => {
+                    let Some(body) = unseen.get(HEADER..header.total) else {
+                        // Stray COPY data may be large: it is dropped as it comes, by a backend's side of the code.
+                        return Ok(if header.total > EXAMINED { None } else { Some(Wish::More) });
+                    };
+                    match (header.tag, Named::decode(body)) {
+                        (tag::SYNC, _) => backend::ready_idle(self.client.output()),
+                        (tag::CLOSE, Some(Named::Statement(name))) if !name.is_empty() && !self.is_pinned() => {
+                            self.statements.remove(name);
+                            self.statements.settle();
+                            backend::bare(self.client.output(), backend::CLOSE_COMPLETE);
+                        }
+                        (tag::CLOSE, _) => return Ok(None),
+                        _ => {}
+                    }
+                    self.client.consume(header.total);
+                }
+                // A backend is not borrowed for half a message: a client that stops there would hold it.
+                _ if unseen.len() < needed(header) => return Ok(Some(Wish::More)),
+                _ => return Ok(None),
+            }
+        }
+    }
+
+    /// Moves the client's messages towards its backend.
+    ///
+    /// # Errors
+    /// What ends the session: a broken frame or an unknown message type.
+    pub(super) fn take_requests(&mut self, lease: &mut Lease) -> Result<Wish, Error> {
+        loop {
+            if self.request_rest > 0 {
+                let now = self.client.unseen().len().min(self.request_rest);
+                if now == 0 {
+                    return Ok(Wish::More);
+                }
+                self.request_rest -= now;
+                if self.rest_is_skipped {
+                    self.client.skip(now, &mut lease.socket);
+                } else {
+                    self.client.pass(now);
+                }
+                continue;
+            }
+            if self.holds_back(lease) {
+                if self.pipeline.is_full() {
+                    // PostgreSQL may keep the replies that are waited for until it is told to send them.
+                    self.client.join(&mut lease.socket);
+                    postgres_protocol::message::frontend::flush(lease.socket.output());
+                }
+                return Ok(Wish::More);
+            }
+            let Some(header) = Header::peek(self.client.unseen(), tag::limit)? else { return Ok(Wish::More) };
+            if header.tag == tag::TERMINATE {
+                return Ok(Wish::Leave);
+            }
+            if self.skipping && header.tag != tag::SYNC {
+                self.skip_request(header, lease);
+                continue;
+            }
+            if !self.take_request(header, lease)? {
+                return Ok(Wish::More);
+            }
+        }
+    }
+
+    /// One message. `false`: more of it is needed first.
+    #[inline]
+    fn take_request(&mut self, header: Header, lease: &mut Lease) -> Result<bool, Error> {
+        self.flushing = header.tag == tag::FLUSH;
+        match header.tag {
+            tag::QUERY => return Ok(self.query(header, lease)),
+            tag::PARSE => return Ok(self.parse(header, lease)),
+            tag::BIND => return Ok(self.bind(header, lease)),
+            tag::DESCRIBE | tag::CLOSE => return Ok(self.named(header, lease)),
+            tag::EXECUTE => {
+                self.pipeline.push(Expect::Execute);
+                self.open_batch = true;
+            }
+            tag::SYNC => {
+                self.skipping = false;
+                if !self.copy_in {
+                    self.open_batch = false;
+                    self.pipeline.push(Expect::Sync);
+                }
+            }
+            tag::FLUSH => {}
+            tag::FUNCTION_CALL => {
+                // It may call anything.
+                self.note_effects(Effects::UNSEEN, b"function call", lease);
+                self.open_batch = false;
+                self.pipeline.push(Expect::Query(0));
+            }
+            tag::COPY_DATA => {}
+            tag::COPY_DONE | tag::COPY_FAIL => {
+                if self.copy_in {
+                    self.copy_in = false;
+                } else if !self.pipeline.is_empty() {
+                    self.pipeline.push(Expect::CopyEnd);
+                }
+            }
+            unknown => return Err(Error::protocol(format!("invalid frontend message type {unknown}"))),
+        }
+        self.pass_request(header);
+        Ok(true)
+    }
+
+    /// Passes a message on, as much of it as is there.
+    #[inline]
+    pub(super) fn pass_request(&mut self, header: Header) {
+        let now = self.client.unseen().len().min(header.total);
+        self.client.pass(now);
+        self.request_rest = header.total - now;
+        self.rest_is_skipped = false;
+    }
+
+    /// Drops a message that the backend would skip too, after an error, up to the next Sync.
+    fn skip_request(&mut self, header: Header, lease: &mut Lease) {
+        let now = self.client.unseen().len().min(header.total);
+        self.client.skip(now, &mut lease.socket);
+        self.request_rest = header.total - now;
+        self.rest_is_skipped = true;
+    }
+
+    /// The body of a message that must be seen whole, or as much as is examined of a large one. `None`: wait.
+    fn examined(&self, header: Header, largest: usize) -> Option<&[u8]> {
+        let end = header.total.min(largest + HEADER + 1);
+        self.client.unseen().get(HEADER..end)
+    }
+
+    fn query(&mut self, header: Header, lease: &mut Lease) -> bool {
+        let Some(body) = self.examined(header, EXAMINED) else { return false };
+        let effects = Effects::of(body.strip_suffix(b"\0").unwrap_or(body));
+        let mut renamed = None;
+        if effects != Effects::NONE {
+            let text = body.to_vec();
+            // A longer one has been seen only in part; PostgreSQL is asked with the client's own name.
+            if header.body() <= EXAMINED {
+                if effects.any(Effects::DEALLOCATE) && !self.open_batch && !self.pipeline.is_certain() {
+                    self.undecided = true;
+                    return false;
+                }
+                renamed = self.rename_deallocated(&text, effects, lease);
+            }
+            self.note_effects(effects, &text, lease);
+        }
+        if effects.any(Effects::DEALLOCATE | Effects::PARAMETERS) {
+            // DEALLOCATE ALL, DISCARD ALL: what names mean behind it is known when it is done.
+            self.statements.unsettle();
+        }
+        lease.statements.unnamed = Unnamed::Absent;
+        // It ends what an extended query began.
+        self.open_batch = false;
+        self.pipeline.push(Expect::Query(UnnamedStatement::latest()));
+        match renamed {
+            Some(text) => {
+                self.client.skip(header.total, &mut lease.socket);
+                backend::message(tag::QUERY, lease.socket.output(), |out| out.put_slice(&text));
+            }
+            None => self.pass_request(header),
+        }
+        true
+    }
+
+    /// A text that deallocates one of the client's statements, with the name that the backend knows it by. What it
+    /// deallocates is noted until the backend has done it.
+    pub(super) fn rename_deallocated(&mut self, text: &[u8], effects: Effects, lease: &mut Lease) -> Option<Vec<u8>> {
+        if !effects.any(Effects::DEALLOCATE) {
+            return None;
+        }
+        let (range, name) = effects::deallocated(text.split(|byte| *byte == 0).next().unwrap_or_default())?;
+        let mut statement = self.statements.get(&name)?.statement.clone();
+        if lease.statements.parsed_at(statement.id).is_none() {
+            // This backend lacks it; the statement has something of its own to deallocate.
+            statement = prepared::Statement::private([0, 0, 0].as_slice().into(), b"");
+            self.client.join(&mut lease.socket);
+            put_parse(lease.socket.output(), &statement.name, &statement.definition);
+            if self.open_batch {
+                // Part of the batch: skipped with it if that has failed.
+                self.pipeline.push(Expect::OwnParse(statement.id));
+            } else {
+                postgres_protocol::message::frontend::sync(lease.socket.output());
+                self.pipeline.push(Expect::Prefix);
+            }
+        }
+        let mut renamed = text.get(..range.start)?.to_vec();
+        renamed.extend_from_slice(&statement.name);
+        renamed.extend_from_slice(text.get(range.end..)?);
+        self.deallocating = Some((name.into_boxed_slice(), statement.id));
+        Some(renamed)
+    }
+
+    /// Pins the client if it must, and notes what its backend carries from now on.
+    pub(super) fn note_effects(&mut self, effects: Effects, text: &[u8], lease: &mut Lease) {
+        lease.residue.add(effects);
+        for reason in effects.reasons().filter(|reason| !self.pins.any(reason.effect())) {
+            crate::metrics::metrics().count_pin(reason.as_str());
+            // Only words, never a value.
+            let words = String::from_utf8_lossy(text.split(|byte| *byte == 0).next().unwrap_or_default());
+            let is_word =
+                |word: &&str| word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.,;".contains(&byte));
+            let words: Vec<&str> = words.split_ascii_whitespace().take(3).take_while(is_word).collect();
+            tracing::info!(client = self.handle.id, pool = %self.pool.key, reason = reason.as_str(), "pinned by: {} …", words.join(" "));
+        }
+        self.pins.add(effects);
+        self.changes_parse |= effects.any(Effects::LOCAL) || self.pins.pins();
+    }
+}
+
+/// How much of a message must be there before it can be handled: what [`Session::take_request`] looks at.
+fn needed(header: Header) -> usize {
+    match header.tag {
+        tag::PARSE if header.body() > LARGEST_PARSE => HEADER,
+        tag::PARSE | tag::DESCRIBE | tag::CLOSE => header.total,
+        tag::QUERY | tag::BIND => header.total.min(EXAMINED + HEADER + 1),
+        _ => HEADER,
+    }
+}
+
+/// What a client is told that wants replication through a pool.
+pub(crate) fn no_replication() -> Error {
+    Error::new(
+        Side::Client,
+        SqlState::FEATURE_NOT_SUPPORTED,
+        "replication connections are not supported through pgfunnel",
+    )
+    .hint("Connect to PostgreSQL directly for replication.")
+}

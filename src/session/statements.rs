@@ -1,0 +1,297 @@
+//! Prepared statements on their way to a backend: Parse, Bind, Describe and Close are rewritten from the client's names to
+//! the server-side ones, and preceded by a Parse of ours where this backend lacks the statement.
+
+use std::sync::atomic::Ordering;
+
+use bytes::{BufMut, BytesMut};
+
+use super::Session;
+use super::pipeline::{Closed, Expect, Parsed};
+use super::requests::LARGEST_PARSE;
+use crate::pool::Lease;
+use crate::prepared::{self, Unnamed, UnnamedStatement};
+use crate::track::effects::EXAMINED;
+use crate::track::{Effects, PinReason};
+use crate::wire::backend::{self, Status};
+use crate::wire::frontend::{self as tag, Named, Parse};
+use crate::wire::{HEADER, Header};
+
+impl Session {
+    pub(super) fn parse(&mut self, header: Header, lease: &mut Lease) -> bool {
+        if header.body() > LARGEST_PARSE {
+            self.note_effects(PinReason::Large.effect() | Effects::UNSEEN, b"Parse", lease);
+            lease.statements.unnamed = Unnamed::Unknown;
+            self.pipeline.push(Expect::Parse(Parsed::Verbatim));
+            self.open_batch = true;
+            self.pass_request(header);
+            return true;
+        }
+        let Some(body) = self.client.unseen().get(HEADER..header.total) else { return false };
+        self.open_batch = true;
+        let Some(parse) = Parse::decode(body) else {
+            self.pipeline.push(Expect::Parse(Parsed::Verbatim));
+            self.pass_request(header);
+            return true;
+        };
+        if parse.name.is_empty() {
+            self.parse_unnamed(header, lease);
+        } else {
+            if self.must_wait(parse.name) {
+                self.undecided = true;
+                return false;
+            }
+            let body = body.to_vec();
+            self.parse_named(header, &body, lease);
+        }
+        true
+    }
+
+    /// What a name means may hang on answers that are to come: a Parse or Close of it, in a batch before this one, may
+    /// have been skipped.
+    fn must_wait(&self, name: &[u8]) -> bool {
+        !self.pipeline.is_certain() && self.statements.is_unsettled(name)
+    }
+
+    fn parse_unnamed(&mut self, header: Header, lease: &mut Lease) {
+        let body = self.client.unseen().get(HEADER..header.total).unwrap_or_default();
+        let Some(parse) = Parse::decode(body) else { return };
+        let effects = Effects::of(parse.text);
+        let unnamed = UnnamedStatement::new(parse.definition);
+        lease.statements.unnamed = Unnamed::Version(unnamed.version);
+        let mut renamed = None;
+        if effects != Effects::NONE {
+            renamed = self.rename_deallocated(&unnamed.definition, effects, lease);
+            self.note_effects(effects, &unnamed.definition, lease);
+        }
+        self.pipeline.push(Expect::Parse(Parsed::Unnamed(unnamed)));
+        match renamed {
+            Some(definition) => {
+                self.client.skip(header.total, &mut lease.socket);
+                put_parse(lease.socket.output(), b"", &definition);
+            }
+            None => self.pass_request(header),
+        }
+    }
+
+    fn parse_named(&mut self, header: Header, body: &[u8], lease: &mut Lease) {
+        let Some(parse) = Parse::decode(body) else { return };
+        self.client.skip(header.total, &mut lease.socket);
+        if let Some(existing) = self.statements.get(parse.name).map(|named| named.statement.clone()) {
+            // PostgreSQL says 42P05, or before that what is wrong with the text: let it.
+            self.ensure_prepared(&existing, lease);
+            put_parse(lease.socket.output(), &existing.name, parse.definition);
+            self.pipeline.push(Expect::Parse(Parsed::Duplicate(parse.name.into())));
+            return;
+        }
+        // What PostgreSQL makes of a text depends on settings: with the ones of its login, a client shares statements
+        // with those that logged in with the same; with others, nobody's fits.
+        let changed = self.changes_parse || lease.residue.any(Effects::PARAMETERS);
+        let statement = match changed {
+            false => self.pool.statements.intern(self.parse_key, parse.definition, parse.text),
+            true => prepared::Statement::private(parse.definition.into(), parse.text),
+        };
+        if statement.effects.any(Effects::DEALLOCATE) || statement.effects.any(PinReason::Prepare.effect()) {
+            self.note_effects(statement.effects, parse.text, lease);
+        }
+        self.statements.insert(parse.name, statement.clone());
+        let schema = self.pool.schema.load(Ordering::Relaxed);
+        match lease.statements.parsed_at(statement.id) {
+            Some(at) if at == schema && lease.status != Status::Failed && self.pipeline.is_certain() => {
+                self.pipeline.push(Expect::SayParsed(parse.name.into()));
+                return;
+            }
+            Some(_) => self.close_statement(statement.id, lease),
+            None => {}
+        }
+        put_parse(lease.socket.output(), &statement.name, parse.definition);
+        self.pipeline.push(Expect::Parse(Parsed::Named(parse.name.into(), statement.id)));
+        self.remember_prepared(statement.id, schema, lease);
+    }
+
+    /// Sends a Parse of ours in front, if this backend does not have the statement.
+    #[inline]
+    fn ensure_prepared(&mut self, statement: &prepared::Statement, lease: &mut Lease) {
+        if lease.statements.parsed_at(statement.id).is_some() {
+            return;
+        }
+        let schema = self.pool.schema.load(Ordering::Relaxed);
+        self.client.join(&mut lease.socket);
+        put_parse(lease.socket.output(), &statement.name, &statement.definition);
+        self.pipeline.push(Expect::OwnParse(statement.id));
+        self.remember_prepared(statement.id, schema, lease);
+    }
+
+    fn remember_prepared(&mut self, id: u64, schema: u64, lease: &mut Lease) {
+        if let Some(evicted) = lease.statements.insert(id, schema) {
+            self.close_statement(evicted, lease);
+        }
+    }
+
+    fn close_statement(&mut self, id: u64, lease: &mut Lease) {
+        self.client.join(&mut lease.socket);
+        put_named(lease.socket.output(), tag::CLOSE, format!("{}{id}", prepared::prefix()).as_bytes());
+        self.pipeline.push(Expect::OwnClose);
+    }
+
+    /// Sees to it that the backend's unnamed statement is the client's. `false`: that hangs on answers to come.
+    fn ensure_unnamed(&mut self, lease: &mut Lease) -> bool {
+        if self.pipeline.unnamed_hangs() {
+            self.undecided = true;
+            return false;
+        }
+        let there = lease.statements.unnamed;
+        let pending = matches!(there, Unnamed::Version(version) if self.pending_unnamed(version));
+        match self.statements.unnamed() {
+            _ if pending => {}
+            Some(unnamed) if there == Unnamed::Version(unnamed.version) => {}
+            Some(unnamed) => {
+                self.client.join(&mut lease.socket);
+                put_parse(lease.socket.output(), b"", &unnamed.definition);
+                let version = unnamed.version;
+                lease.statements.unnamed = Unnamed::Version(version);
+                self.pipeline.push(Expect::OwnUnnamed(version));
+            }
+            None if there == Unnamed::Absent => {}
+            // A Parse too large to keep: it lives only there.
+            None if there == Unnamed::Unknown && self.pins.any(PinReason::Large.effect()) => {}
+            None => {
+                // Somebody else's must not be found.
+                self.client.join(&mut lease.socket);
+                put_named(lease.socket.output(), tag::CLOSE, b"");
+                lease.statements.unnamed = Unnamed::Absent;
+                self.pipeline.push(Expect::OwnClose);
+            }
+        }
+        true
+    }
+
+    /// Whether the client's own unnamed Parse of this version is on its way.
+    fn pending_unnamed(&self, version: u64) -> bool {
+        self.pipeline.parses_unnamed(version)
+    }
+
+    pub(super) fn bind(&mut self, header: Header, lease: &mut Lease) -> bool {
+        let unseen = self.client.unseen();
+        let end = unseen.len().min(header.total);
+        let Some((portal, name)) = tag::bind_names(unseen.get(HEADER..end).unwrap_or_default()) else {
+            if end < header.total && end <= EXAMINED {
+                return false;
+            }
+            return self.pass_bind(header);
+        };
+        if name.is_empty() {
+            return self.ensure_unnamed(lease) && self.pass_bind(header);
+        }
+        if self.must_wait(name) {
+            self.undecided = true;
+            return false;
+        }
+        let Some((statement, number)) = self.statements.get(name).map(|named| (named.statement.clone(), named.number))
+        else {
+            let at = HEADER + portal.len() + 1;
+            return self.pass_unknown(header, at, Expect::Bind(0));
+        };
+        let names = portal.len() + name.len() + 2;
+        let portal = portal.to_vec();
+        if statement.effects != Effects::NONE {
+            self.note_effects(statement.effects, &statement.definition, lease);
+        }
+        self.ensure_prepared(&statement, lease);
+        self.client.skip(HEADER + names, &mut lease.socket);
+        let rest = header.body() - names;
+        let out = lease.socket.output();
+        out.put_u8(tag::BIND);
+        out.put_u32((4 + portal.len() + 1 + statement.name.len() + 1 + rest) as u32);
+        for name in [&portal[..], &statement.name] {
+            out.put_slice(name);
+            out.put_u8(0);
+        }
+        self.pipeline.push(Expect::Bind(number));
+        self.open_batch = true;
+        self.pass_request(Header { tag: tag::BIND, total: rest });
+        true
+    }
+
+    fn pass_bind(&mut self, header: Header) -> bool {
+        self.pipeline.push(Expect::Bind(0));
+        self.open_batch = true;
+        self.pass_request(header);
+        true
+    }
+
+    /// A message about a statement (named at offset `at`) that the client has not prepared through us: SQL `PREPARE` may
+    /// have made it on a pinned backend; otherwise PostgreSQL says 26000. A name of ours, guessed, must not be found.
+    fn pass_unknown(&mut self, header: Header, at: usize, expect: Expect) -> bool {
+        let name = self.client.unseen_mut().get_mut(at..).unwrap_or_default();
+        if name.starts_with(prepared::prefix().as_bytes()) {
+            name[0] = b'?';
+        }
+        self.pass_request(header);
+        self.pipeline.push(expect);
+        self.open_batch = true;
+        true
+    }
+
+    /// Describe and Close.
+    pub(super) fn named(&mut self, header: Header, lease: &mut Lease) -> bool {
+        let Some(body) = self.client.unseen().get(HEADER..header.total) else { return false };
+        let closes = header.tag == tag::CLOSE;
+        let expect = if closes { Expect::Close } else { Expect::Describe(0) };
+        let name = match Named::decode(body) {
+            Some(Named::Statement(name)) => name.to_vec(),
+            Some(Named::Portal(_)) | None => {
+                self.pipeline.push(expect);
+                self.open_batch = true;
+                self.pass_request(header);
+                return true;
+            }
+        };
+        if name.is_empty() {
+            if closes {
+                self.statements.drop_unnamed(UnnamedStatement::latest());
+                lease.statements.unnamed = Unnamed::Unknown;
+            } else if !self.ensure_unnamed(lease) {
+                return false;
+            }
+            self.pipeline.push(expect);
+            self.open_batch = true;
+            self.pass_request(header);
+            return true;
+        }
+        if self.must_wait(&name) {
+            self.undecided = true;
+            return false;
+        }
+        let Some((statement, number)) = self.statements.get(&name).map(|named| (named.statement.clone(), named.number))
+        else {
+            return self.pass_unknown(header, HEADER + 1, expect);
+        };
+        self.open_batch = true;
+        self.client.skip(header.total, &mut lease.socket);
+        if closes {
+            self.statements.remove(&name);
+            self.pipeline.push(Expect::SayClosed(Box::new(Closed { name: name.into(), statement })));
+        } else {
+            self.ensure_prepared(&statement, lease);
+            put_named(lease.socket.output(), tag::DESCRIBE, &statement.name);
+            self.pipeline.push(Expect::Describe(number));
+        }
+        true
+    }
+}
+
+pub(super) fn put_parse(out: &mut BytesMut, name: &[u8], definition: &[u8]) {
+    backend::message(tag::PARSE, out, |out| {
+        out.put_slice(name);
+        out.put_u8(0);
+        out.put_slice(definition);
+    });
+}
+
+fn put_named(out: &mut BytesMut, tag: u8, name: &[u8]) {
+    backend::message(tag, out, |out| {
+        out.put_u8(b'S');
+        out.put_slice(name);
+        out.put_u8(0);
+    });
+}
