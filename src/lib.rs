@@ -1,17 +1,17 @@
 //! pgfunnel: a PostgreSQL connection-pooling proxy for AWS Lambda and other serverless callers.
-
-pub mod error;
-
-pub mod metrics;
+//!
+//! Many short-lived *clients* come in, a small bounded set of *backends* goes out. The life of one transaction
+//! (request, lease, relay, release) reads top-down in [`session`]. A module may use only what stands above it here;
+//! [`config`], [`error`] and [`metrics`] are leaves that all may use.
 
 pub mod config;
+pub mod error;
+pub mod metrics;
 
 pub mod wire;
 
 pub mod auth;
-
 pub mod prepared;
-
 pub mod track;
 
 pub mod net;
@@ -27,3 +27,9 @@ pub mod cancel;
 pub mod session;
 
 pub mod client;
+
+pub mod admin;
+
+pub mod server;
+
+pub mod cli;

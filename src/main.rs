@@ -1,3 +1,10 @@
-//! Not there yet.
+//! Arguments -> validated configuration -> runtime -> server.
 
-fn main() {}
+/// Thousands of short-lived clients fragment the system's allocator; this one gives freed memory back from a
+/// background thread of its own (feature `background_threads`) within ten seconds.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> std::process::ExitCode {
+    pgfunnel::cli::main()
+}
