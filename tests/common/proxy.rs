@@ -1,0 +1,233 @@
+//! The real binary, run with a configuration of its own for one test.
+
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use tempfile::TempDir;
+
+use super::{APP, Addr, Cluster, PASSWORD, Port, Result, Target, eventually, http};
+
+/// A configuration file: top level lines, and the sections behind them.
+#[derive(Clone, Default)]
+pub struct Config {
+    listen: Option<String>,
+    top: String,
+    database: String,
+    user: String,
+    rest: String,
+}
+
+impl Config {
+    /// The database and role [`APP`] of a cluster.
+    pub fn of(cluster: &Cluster) -> Self {
+        Self::port(cluster.port())
+    }
+
+    /// The same for a server on any port of 127.0.0.1.
+    pub fn port(port: u16) -> Self {
+        let database = format!("[databases.{APP}]\nhost = \"127.0.0.1\"\nport = {port}\n");
+        let user = format!("[users.{APP}]\npassword = \"{PASSWORD}\"\n");
+        Self { database, user, ..Self::default() }
+    }
+
+    /// Listens somewhere else than on the port that is reserved for it.
+    #[must_use]
+    pub fn listen(mut self, value: &str) -> Self {
+        self.listen = Some(value.to_owned());
+        self
+    }
+
+    /// More lines at the top level.
+    #[must_use]
+    pub fn top(mut self, lines: &str) -> Self {
+        self.top = format!("{}{lines}\n", self.top);
+        self
+    }
+
+    /// More lines in `[databases.app]`.
+    #[must_use]
+    pub fn database(mut self, lines: &str) -> Self {
+        self.database = format!("{}{lines}\n", self.database);
+        self
+    }
+
+    /// More lines in `[users.app]`.
+    #[must_use]
+    pub fn user(mut self, lines: &str) -> Self {
+        self.user = format!("{}{lines}\n", self.user);
+        self
+    }
+
+    /// More sections.
+    #[must_use]
+    pub fn section(mut self, lines: &str) -> Self {
+        self.rest = format!("{}{lines}\n", self.rest);
+        self
+    }
+
+    /// The same without the sections of [`APP`].
+    #[must_use]
+    pub fn bare(mut self) -> Self {
+        (self.database, self.user) = Default::default();
+        self
+    }
+
+    /// Starts the proxy with it and waits until it is ready.
+    pub fn start(&self) -> Result<Proxy> {
+        let proxy = self.spawn()?;
+        proxy.wait_ready()?;
+        Ok(proxy)
+    }
+
+    /// Starts the proxy with it.
+    pub fn spawn(&self) -> Result<Proxy> {
+        let (port, http_port) = (Port::reserve()?, Port::reserve()?);
+        let dir = tempfile::Builder::new().prefix("pgfunnel-test-").tempdir()?;
+        let (file, log_path) = (dir.path().join("pgfunnel.toml"), dir.path().join("log"));
+        fs::write(&file, self.text(port.addr(), http_port.addr()))?;
+        let log = File::create(&log_path)?;
+        // Another binary (a release build, a package) can be put to the test.
+        let binary = std::env::var_os("PGFUNNEL_TEST_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_pgfunnel").into());
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]).arg(binary).args(["run", "--config"]).arg(&file);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).current_dir(dir.path());
+        command.env_remove("DATABASE_URL").env("RUST_BACKTRACE", "1");
+        let child = command.spawn()?;
+        Ok(Proxy { child, port, http_port, file, log_path, _dir: dir })
+    }
+
+    fn text(&self, listen: SocketAddr, http: SocketAddr) -> String {
+        let Self { top, database, user, rest, .. } = self;
+        let listen = self.listen.clone().unwrap_or_else(|| format!("\"{listen}\""));
+        format!("listen = {listen}\nhttp_listen = \"{http}\"\n{top}\n{database}\n{user}\n{rest}")
+    }
+}
+
+/// A running pgfunnel, killed when this is dropped. Its log is printed then (and so shown when the test fails), and
+/// must hold neither a panic nor a password.
+pub struct Proxy {
+    child: Child,
+    port: Port,
+    http_port: Port,
+    file: PathBuf,
+    log_path: PathBuf,
+    _dir: TempDir,
+}
+
+impl Proxy {
+    /// The role [`APP`] through the proxy.
+    pub fn target(&self) -> Target {
+        Target::new(Addr::Tcp(self.addr()), APP, PASSWORD, APP)
+    }
+
+    /// Where clients connect.
+    pub fn addr(&self) -> SocketAddr {
+        self.port.addr()
+    }
+
+    /// Where health and metrics are.
+    pub fn http_addr(&self) -> SocketAddr {
+        self.http_port.addr()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Status and body of an HTTP GET.
+    pub fn get(&self, path: &str) -> Result<(u16, String)> {
+        http::get(self.http_addr(), path)
+    }
+
+    /// The sum of all series of `name` that have every label in `labels` (written as in the text format,
+    /// `state="idle"`); 0 if there is none.
+    pub fn metric(&self, name: &str, labels: &[&str]) -> Result<f64> {
+        let (_, text) = self.get("/metrics")?;
+        let mut sum = 0.0;
+        for line in text.lines() {
+            let Some(rest) = line.strip_prefix(name) else { continue };
+            if rest.starts_with(['{', ' ']) && labels.iter().all(|label| rest.contains(label)) {
+                sum += rest.rsplit(' ').next().unwrap_or_default().parse::<f64>()?;
+            }
+        }
+        Ok(sum)
+    }
+
+    /// Clients that wait for a backend right now.
+    pub fn waiting(&self) -> Result<f64> {
+        self.metric("pgfunnel_clients", &["state=\"waiting\""])
+    }
+
+    /// Replaces the configuration file, keeping the addresses, and sends SIGHUP.
+    pub fn reload(&self, config: &Config) -> Result {
+        fs::write(&self.file, config.text(self.addr(), self.http_addr()))?;
+        self.signal("HUP")
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, name: &str) -> Result {
+        let status = Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()).status()?;
+        if status.success() { Ok(()) } else { Err(format!("kill -{name}: {status}").into()) }
+    }
+
+    /// Waits until the process has ended.
+    pub fn wait_exit(&mut self) -> Result<ExitStatus> {
+        let mut status = None;
+        eventually("pgfunnel exits", || {
+            status = self.child.try_wait()?;
+            Ok(status.is_some())
+        })?;
+        status.ok_or_else(|| "no status".into())
+    }
+
+    /// Whether the process still runs.
+    pub fn alive(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+
+    /// Resident memory in KiB.
+    pub fn memory(&self) -> Result<usize> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
+        Ok(line.trim().trim_end_matches(" kB").parse()?)
+    }
+
+    /// The log so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log_path).unwrap_or_default()
+    }
+
+    /// Waits until the log holds `text`.
+    pub fn wait_log(&self, text: &str) -> Result {
+        eventually(&format!("the log says {text:?}"), || Ok(self.log().contains(text)))
+    }
+
+    fn wait_ready(&self) -> Result {
+        let process = format!("/proc/{}/stat", self.pid());
+        eventually("pgfunnel is ready", || {
+            let stat = fs::read_to_string(&process).unwrap_or_default();
+            if stat.is_empty() || stat.contains(") Z ") {
+                return Err(format!("pgfunnel ended:\n{}", self.log()).into());
+            }
+            Ok(matches!(self.get("/readyz"), Ok((200, _))))
+        })
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let log = self.log();
+        let tail: Vec<&str> = log.lines().rev().take(60).collect();
+        eprintln!("--- pgfunnel's log (end)");
+        tail.iter().rev().for_each(|line| eprintln!("{line}"));
+        if !std::thread::panicking() {
+            assert!(!log.contains("panicked at"), "pgfunnel panicked");
+            assert!(!log.contains(PASSWORD), "pgfunnel logged a password");
+        }
+    }
+}

@@ -1,0 +1,476 @@
+//! Configuration as an operator meets it: the real binary's `check`, its exit codes and its messages.
+
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+const URL: (&str, &str) = ("DATABASE_URL", "postgres://app:hunter2@db.example:5433/app");
+/// A whole, valid file; what a case adds comes after it.
+const DATABASE: &str = "[databases.app]\nhost = \"127.0.0.1\"\n";
+const SCRAM: &str = "SCRAM-SHA-256$4096:c2FsdHNhbHRzYWx0c2FsdA==$QqlqAj8Es4f8D5iUgdh1OLL0sZ5y6UwHqAdLdJ/a0K4=:\
+                     6jN6l1IeeJdLZl0ozuxTySBTTDvCfPpjA7ZKE3e5P+c=";
+
+/// Runs `pgfunnel` with these variables and no others.
+fn pgfunnel(arguments: &[&str], variables: &[(&str, &str)], directory: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_pgfunnel"))
+        .args(arguments)
+        .env_clear()
+        .envs(variables.iter().copied())
+        .current_dir(directory)
+        .output()
+        .expect("the binary starts")
+}
+
+/// `check` on a file `pgfunnel.toml` that only its owner can read.
+struct Case {
+    directory: TempDir,
+    variables: Vec<(&'static str, String)>,
+}
+
+impl Case {
+    fn new(toml: &str) -> Self {
+        let case = Self { directory: tempfile::tempdir().expect("a directory"), variables: Vec::new() };
+        case.file("pgfunnel.toml", toml, 0o600);
+        case
+    }
+
+    fn file(&self, name: &str, text: &str, mode: u32) -> PathBuf {
+        let path = self.directory.path().join(name);
+        std::fs::write(&path, text).expect("a file");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("its mode");
+        path
+    }
+
+    fn var(mut self, name: &'static str, value: &str) -> Self {
+        self.variables.push((name, value.to_owned()));
+        self
+    }
+
+    fn check(&self) -> (i32, String, String) {
+        let variables: Vec<(&str, &str)> = self.variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let output = pgfunnel(&["check", "--config", "pgfunnel.toml"], &variables, self.directory.path());
+        read(&output)
+    }
+
+    /// Exits with 2, and says all of `parts`.
+    #[track_caller]
+    fn refused(&self, parts: &[&str]) {
+        let (code, stdout, stderr) = self.check();
+        assert_eq!((code, stdout.as_str()), (2, ""), "{stderr}");
+        for part in parts {
+            assert!(stderr.contains(part), "no {part:?} in:\n{stderr}");
+        }
+        assert!(!stderr.contains("hunter2"), "a secret in:\n{stderr}");
+    }
+
+    /// Exits with 0; the summary and the warnings.
+    #[track_caller]
+    fn accepted(&self) -> (String, String) {
+        let (code, stdout, stderr) = self.check();
+        assert_eq!(code, 0, "{stderr}");
+        assert!(stdout.starts_with("config ok: "), "{stdout}");
+        assert!(!stderr.contains("hunter2"), "a secret in:\n{stderr}");
+        (stdout, stderr)
+    }
+}
+
+fn read(output: &Output) -> (i32, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("UTF-8");
+    (output.status.code().expect("an exit code"), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn bad_files() {
+    let directory = tempfile::tempdir().expect("a directory");
+    std::fs::write(directory.path().join("binary"), b"\xff\xfe\x00").expect("a file");
+    std::fs::create_dir(directory.path().join("directory")).expect("a directory");
+    for (path, part) in [
+        ("absent.toml", "absent.toml: cannot read the configuration file: No such file"),
+        ("directory", "directory: cannot read the configuration file: is a directory"),
+        ("binary", "binary: cannot read the configuration file: stream did not contain valid UTF-8"),
+    ] {
+        let (code, _, stderr) = read(&pgfunnel(&["check", "-c", path], &[], directory.path()));
+        assert_eq!(code, 2, "{stderr}");
+        assert!(stderr.contains(part), "no {part:?} in:\n{stderr}");
+        // By the variable too, and `run` refuses as `check` does.
+        let (code, _, stderr) = read(&pgfunnel(&["run"], &[("PGFUNNEL_CONFIG", path)], directory.path()));
+        assert_eq!(code, 2, "{stderr}");
+        assert!(stderr.contains(part), "no {part:?} in:\n{stderr}");
+    }
+}
+
+#[test]
+fn bad_toml() {
+    for (toml, parts) in [
+        ("pool_size = \n[databases.app]\nhost = 'x'", ["pgfunnel.toml:1: not valid TOML: "]),
+        ("[databases.app]\nhost = 'x'\nhost = 'y'", ["pgfunnel.toml:3: not valid TOML: duplicate key"]),
+        ("\n\n[users.app]\npassword = \"hunter2\nx = 1", ["pgfunnel.toml:4: not valid TOML: "]),
+    ] {
+        Case::new(toml).refused(&parts);
+    }
+}
+
+/// One wrong line each, above a database that is right; the message begins at that line.
+#[test]
+fn wrong_top_level_values() {
+    for (line, rest) in [
+        ("pol_size = 20", "unknown key \"pol_size\"; did you mean \"pool_size\"?"),
+        ("max_client_conn = 20", "unknown key \"max_client_conn\"; did you mean \"max_clients\"?"),
+        ("host = 'db'", "unknown key \"host\" here; it belongs in [databases.NAME]"),
+        ("pool_size = 0", "pool_size = 0: must be a whole number from 1 to 262143, or a percentage such as \"80%\""),
+        ("pool_size = -1", "pool_size = -1: must be"),
+        ("pool_size = \"0%\"", "pool_size = \"0%\": must be"),
+        ("pool_size = \"101%\"", "pool_size = \"101%\": must be"),
+        ("pool_size = \"NaN%\"", "pool_size = \"NaN%\": must be"),
+        ("pool_size = \"many\"", "pool_size = \"many\": must be"),
+        ("pool_size = 1.5", "pool_size = 1.5: must be"),
+        ("pool_size = [1]", "pool_size = […]: must be"),
+        ("pool_size = 99999999999999999999", "pool_size = 99999999999999999999: must be"),
+        ("min_idle = 21", "min_idle = 21: must not be above pool_size, which is 20"),
+        ("borrow_timeout = 0", "borrow_timeout = 0: must be a span of time from 1ms to 365d"),
+        ("borrow_timeout = '5 minutes'", "borrow_timeout = \"5 minutes\": must be a span of time"),
+        ("borrow_timeout = -1", "borrow_timeout = -1: must be a span of time"),
+        ("borrow_timeout = 1e300", "borrow_timeout = 1e300: must be a span of time"),
+        ("query_timeout = true", "query_timeout = true: must be a span of time"),
+        ("idle_timeout = 'never'", "idle_timeout = \"never\": must be a span of time"),
+        ("pool_mode = 'transction'", "pool_mode = \"transction\": must be one of \"transaction\", \"session\""),
+        ("auth = 'none'", "auth = \"none\": must be one of \"scram\", \"md5\", \"cleartext\", \"trust\""),
+        ("max_clients = 0", "max_clients = 0: must be a whole number from 1 to 1000000"),
+        ("worker_threads = '2'", "worker_threads = \"2\": must be a whole number from 1 to 1024"),
+        ("log_connections = 'yes'", "log_connections = \"yes\": must be true or false"),
+        ("listen = 6432", "listen = 6432: must be IP address and port"),
+        ("listen = []", "listen = […]: must be IP address and port"),
+        ("listen = 'db.example:6432'", "listen = \"db.example:6432\": must be IP address and port"),
+        ("listen = ['127.0.0.1:1', '127.0.0.1:1']", "listen = \"127.0.0.1:1\": must be listed only once"),
+        ("listen = ['127.0.0.1:1', '0.0.0.0:1']", "listen = \"127.0.0.1:1\": must be listed only once"),
+        ("listen = '127.0.0.1:9127'", "http_listen = \"127.0.0.1:9127\": must differ from listen"),
+        ("listen = '/'", "listen = \"/\": must be IP address and port"),
+        ("listen = '/tmp'", "listen = \"/tmp\": is a directory; must be the socket itself"),
+        ("listen = '/no/such/.s.PGSQL.6432'", "must be in a directory that exists"),
+        ("http_listen = 'on'", "http_listen = \"on\": must be IP address and port"),
+        ("proxy_protocol_from = ['10.0.0.1/8']", "must be a network; \"10.0.0.1/8\" has bits set behind its first 8"),
+        ("client_tls = 'on'", "client_tls = \"on\": must be one of \"disable\""),
+        ("client_tls = 'require'", "client_tls = \"require\": needs client_tls_cert and client_tls_key"),
+        ("client_tls = 'verify-full'", "client_tls = \"verify-full\": needs client_tls_ca"),
+        ("client_tls_cert = 'x.pem'", "client_tls_cert: needs client_tls_key, its private key, as well"),
+        ("client_tls_ca = 'absent.pem'", "client_tls_ca: cannot read \"absent.pem\": No such file"),
+        ("databases = 3", "databases: must be tables, one per name: [databases.NAME]"),
+    ] {
+        let (before, database) = if line.starts_with("databases") { ("", "") } else { ("# first line\n", DATABASE) };
+        let number = 1 + before.lines().count();
+        Case::new(&format!("{before}{line}\n{database}")).refused(&[&format!("error: pgfunnel.toml:{number}: "), rest]);
+    }
+}
+
+#[test]
+fn trust_is_for_loopback_only() {
+    let trust = "auth = 'trust'\nlisten = ['127.0.0.1:6432', '[::1]:6432', '127.9.9.9:6432']\n";
+    Case::new(&format!("{trust}{DATABASE}")).accepted();
+    for open in ["0.0.0.0:6432", "10.0.0.1:6432", "[::]:6432", "[::ffff:10.0.0.1]:6432"] {
+        Case::new(&format!("auth = 'trust'\nlisten = ['127.0.0.1:1', '{open}']\n{DATABASE}"))
+            .refused(&["error: pgfunnel.toml:1: auth = \"trust\": must not be used while listening on ", open]);
+    }
+}
+
+#[test]
+fn wrong_databases() {
+    for (toml, part) in [
+        ("pool_size = 5", "pgfunnel.toml: no database: needs a table [databases.NAME]"),
+        ("[databases.app]\nport = 5432", ":1: host is missing in [databases.app]: must name the PostgreSQL server"),
+        ("[databases.app]\nhots = 'x'", ":2: unknown key \"hots\" in [databases.app]; did you mean \"host\"?"),
+        ("[databases.app]\nhost = 'x:5432'", "host = \"x:5432\" in [databases.app]: must be a host name"),
+        ("[databases.app]\nhost = 'x'\nport = 65536", "port = 65536 in [databases.app]: must be a whole number from 1"),
+        ("[databases.app]\nhost = 'x'\nmin_idle = 21", ":3: min_idle = 21: must not be above pool_size, which is 20"),
+        (
+            "min_idle = 10\n[databases.app]\nhost = 'x'\npool_size = 5",
+            ":4: pool_size = 5: must not be below min_idle, which is 10",
+        ),
+        ("[databases.\"my db\"]\nhost = 'x'\ntls = 1", "tls = 1 in [databases.\"my db\"]: must be one of \"disable\""),
+        ("[databases.app]\nhost = 'x'\nmax_clients = 1", "\"max_clients\" in [databases.app] here; it belongs at top"),
+        ("[databases]\nhost = 'x'", ":2: host = \"x\" in [databases]: must stand in a table [databases.NAME]"),
+        ("[database.app]\nhost = 'x'", ":1: unknown key \"database\"; did you mean \"databases\"?"),
+        ("[databases.\"\"]\nhost = 'x'", ":1: empty name in [databases.\"\"]"),
+        ("[databases.app]\nhost = 'x'\ntls_ca = 'no.pem'", ":3: tls_ca: cannot read \"no.pem\""),
+        (
+            "[databases.app]\nhost = 'x'\nunlisted_users = 'auth_query'",
+            ":3: unlisted_users = \"auth_query\" in [databases.app]: needs auth_query_user",
+        ),
+        (
+            "[databases.app]\nhost = 'x'\nunlisted_users = 'auth_query'\nauth_query_user = 'q'",
+            ":4: auth_query_user = \"q\" in [databases.app]: must be listed",
+        ),
+        (
+            "[databases.app]\nhost = 'x'\nauth_query_user = 'q'",
+            ":3: auth_query_user in [databases.app]: does nothing without unlisted_users = \"auth_query\"",
+        ),
+        (
+            "[users.q]\npassword = 'hunter2'\n[databases.app]\nhost = 'x'\nunlisted_users = 'auth_query'\n\
+             auth_query_user = 'q'\nauth_query = 'SELECT 1'",
+            ":7: auth_query = \"SELECT 1\" in [databases.app]: must have $1",
+        ),
+    ] {
+        Case::new(toml).refused(&[part]);
+    }
+}
+
+#[test]
+fn wrong_users() {
+    for (lines, part) in [
+        (
+            "password = 'hunter2'\nsecret = 'md50123'",
+            ":5: secret in [users.app]: must be the only one of password, secret",
+        ),
+        ("password = ''", ":4: password in [users.app]: must be a string that is not empty"),
+        ("password = ['hunter2']", ":4: password in [users.app]: must be a string"),
+        ("password = 'SCRAM-SHA-256$hunter2'", "must be the password itself; a stored secret"),
+        ("secret = 'hunter2'", ":4: secret in [users.app]: must be as pg_authid.rolpassword has it"),
+        ("secret = 'md5hunter2'", ":4: secret in [users.app]: must be as"),
+        ("secret = 'SCRAM-SHA-256$4096:hunter2$a:b'", ":4: secret in [users.app]: must be as"),
+        ("password_env = 'ABSENT'", ":4: password_env in [users.app]: must name an environment variable"),
+        ("password_file = 'absent'", ":4: password_file in [users.app]: must name a file that holds the password"),
+        ("passwd = 'hunter2'", ":4: unknown key \"passwd\" in [users.app]; did you mean \"password\"?"),
+        ("min_idle = 21", ":4: min_idle = 21: must not be above pool_size, which is 20"),
+        ("connect_timeout = 1", "unknown key \"connect_timeout\" in [users.app] here; it belongs at top level or in"),
+        ("max_leases = -1", "max_leases = -1 in [users.app]: must be a whole number from 1"),
+    ] {
+        Case::new(&format!("{DATABASE}[users.app]\n{lines}\n")).refused(&[part]);
+    }
+    Case::new(&format!("{DATABASE}[users]\npassword = 'hunter2'\n"))
+        .refused(&[":4: password in [users]: must stand in a table [users.NAME]"]);
+}
+
+#[test]
+fn every_error_at_once_in_order() {
+    let case = Case::new("pool_size = 0\n[databases.app]\nhost = 'x'\ntls = 'on'\n[users.a]\nsecret = 'hunter2'\n")
+        .var("PGFUNNEL_MAX_CLIENTS", "none")
+        .var("PGFUNNEL_LISTN", "127.0.0.1:1");
+    let (code, _, stderr) = case.check();
+    assert_eq!(code, 2);
+    let places: Vec<&str> = stderr.lines().map(|line| line.split(": ").nth(1).unwrap_or(line)).collect();
+    assert_eq!(
+        places,
+        ["pgfunnel.toml:1", "pgfunnel.toml:4", "pgfunnel.toml:6", "PGFUNNEL_LISTN", "PGFUNNEL_MAX_CLIENTS"],
+        "{stderr}"
+    );
+}
+
+#[test]
+fn wrong_variables() {
+    for (variable, value, part) in [
+        ("PGFUNNEL_POOL_SIZE", "0", "pool_size = \"0\": must be a whole number from 1"),
+        ("PGFUNNEL_POOL_SIZE", "", "pool_size: is empty; unset the variable or give it a value"),
+        ("PGFUNNEL_POL_SIZE", "5", "unknown variable; did you mean \"PGFUNNEL_POOL_SIZE\"?"),
+        ("PGFUNNEL_pool_size", "5", "unknown variable; did you mean \"PGFUNNEL_POOL_SIZE\"?"),
+        ("PGFUNNEL_DATABASES__APP__PORTT", "5", "did you mean \"PGFUNNEL_DATABASES__APP__PORT\"?"),
+        ("PGFUNNEL_DATABASES__APP__PORT", "x", "port = \"x\" in [databases.app]: must be a whole number"),
+        ("PGFUNNEL_DATABASE__APP__PORT", "5", "unknown variable; variables are PGFUNNEL_<KEY>"),
+        ("PGFUNNEL_USERS__APP__SECRET", "hunter2", "secret in [users.app]: must be as pg_authid"),
+        ("PGFUNNEL_USERS__APP__PASWORD", "hunter2", "did you mean \"PGFUNNEL_USERS__APP__PASSWORD\"?"),
+        ("PGFUNNEL_LISTEN", "127.0.0.1:1,127.0.0.1:1", "listen = \"127.0.0.1:1\": must be listed only once"),
+        ("DATABASE_URL", "mysql://app:hunter2@db/app", "does not begin with postgres://"),
+        ("DATABASE_URL", "postgres://app:hunter2@db/x?sslmode=on", "tls = \"on\" in [databases.x]: must be one of"),
+        ("DATABASE_URL", "postgres://app:hunter2@db/x?sslmod=on", "unknown parameter \"sslmod\"; did you mean"),
+    ] {
+        Case::new(DATABASE).var(variable, value).refused(&[&format!("error: {variable}: "), part]);
+    }
+    Case::new(DATABASE)
+        .var("PGFUNNEL_DATABASES__APP__PORT", "1")
+        .var("PGFUNNEL_DATABASES__app__PORT", "2")
+        .refused(&["PGFUNNEL_DATABASES__app__PORT: says the same in [databases.app] as PGFUNNEL_DATABASES__APP__PORT"]);
+}
+
+#[test]
+fn the_environment_wins() {
+    let file = "max_clients = 0\nmax_backends = 50\n[databases.app]\nhost = \"127.0.0.1\"\n";
+    Case::new(file).var("PGFUNNEL_MAX_CLIENTS", "7").refused(&["pgfunnel.toml:1: max_clients = 0"]);
+    let file = file.replace("max_clients = 0", "max_clients = 5");
+    let (summary, _) = Case::new(&file).var("PGFUNNEL_MAX_CLIENTS", "7").accepted();
+    assert_eq!(summary, "config ok: 1 database, 0 users, 1 listener, at most 50 backends for 7 clients\n");
+    // Another way to give the password replaces the file's way.
+    let file = format!("{DATABASE}[users.app]\npassword_env = 'ABSENT'\n");
+    Case::new(&file).refused(&["password_env"]);
+    Case::new(&file).var("PGFUNNEL_USERS__APP__PASSWORD", "hunter2").accepted();
+}
+
+#[test]
+fn variables_that_are_not_settings() {
+    Case::new(&format!("{DATABASE}[users.app]\npassword_env = 'PGFUNNEL_APP_PASSWORD'\n"))
+        .var("PGFUNNEL_APP_PASSWORD", "hunter2")
+        .var("PGFUNNEL_LOG", "debug")
+        .var("PGFUNNEL_SERVICE_HOST", "10.0.0.1")
+        .var("PGFUNNEL_PORT", "tcp://10.0.0.1:6432")
+        .var("PGFUNNEL_PORT_6432_TCP_ADDR", "10.0.0.1")
+        .accepted();
+}
+
+#[test]
+fn a_url_alone_is_enough() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (code, stdout, stderr) = read(&pgfunnel(&["check"], &[URL], directory.path()));
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert_eq!(stdout, "config ok: 1 database, 1 user, 1 listener, at most 100 backends for 10000 clients\n");
+    let (code, _, stderr) = read(&pgfunnel(&["check"], &[], directory.path()));
+    assert_eq!(code, 2);
+    assert!(stderr.contains("DATABASE_URL=postgres://user:password@host:port/database"), "{stderr}");
+}
+
+#[test]
+fn user_lists() {
+    let toml = format!("userlist = 'list'\n{DATABASE}unlisted_users = 'auth_query'\nauth_query_user = 'q'\n");
+    let with = |list: &str, mode: u32| {
+        let case = Case::new(&toml);
+        case.file("list", list, mode);
+        case
+    };
+    let (summary, warnings) = with("\"q\" \"hunter2\"\n\"app\" \"hunter2\"\n", 0o600).accepted();
+    assert!(summary.contains(" 2 users") && warnings.is_empty(), "{summary}{warnings}");
+    let (_, warnings) = with("\"q\" \"hunter2\"\n", 0o644).accepted();
+    assert!(warnings.contains("warning: list: holds passwords and can be read by everybody"), "{warnings}");
+    with("\"q\" \"hunter2\"\n\"app\" hunter2", 0o600).refused(&[":1: userlist: line 2 of the user list \"list\""]);
+    with("\"app\" \"hunter2\"\n", 0o600).refused(&[":5: auth_query_user = \"q\" in [databases.app]: must be listed"]);
+    Case::new(&toml).refused(&[":1: userlist: cannot read the user list \"list\": No such file"]);
+
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/userlist.txt.example");
+    let case = Case::new(&format!("userlist = {example:?}\n{DATABASE}"));
+    assert!(case.accepted().0.contains(" 2 users"));
+}
+
+#[test]
+fn world_readable_passwords_are_worth_a_warning() {
+    let toml = format!("{DATABASE}[users.app]\npassword = 'hunter2'\n");
+    assert_eq!(Case::new(&toml).accepted().1, "");
+    let case = Case::new("");
+    case.file("pgfunnel.toml", &toml, 0o644);
+    assert!(case.accepted().1.contains("warning: pgfunnel.toml: holds passwords and can be read by everybody"));
+
+    let case = Case::new(&format!("{DATABASE}[users.app]\npassword_file = 'word'\n"));
+    case.file("word", "hunter2\n", 0o604);
+    assert!(case.accepted().1.contains("word: holds passwords and can be read by everybody (mode 604)"));
+}
+
+#[test]
+fn other_warnings() {
+    for (toml, part) in [
+        (DATABASE.to_owned(), "nobody can log in"),
+        (
+            format!("{DATABASE}[users.app]\nsecret = 'md5{}'\n", "0".repeat(32)),
+            "1 user(s) have only an md5 hash (first: \"app\")",
+        ),
+        (
+            format!("max_backends = 5\n{DATABASE}[users.app]\nsecret = '{SCRAM}'\n"),
+            ":1: max_backends = 5 bounds the whole process: the pool_size of 20 can never be reached",
+        ),
+        (
+            format!("listen = '0.0.0.0:6432'\n{DATABASE}unlisted_users = 'pass_through'\n"),
+            "unlisted_users = \"pass_through\" works only on loopback",
+        ),
+        (
+            format!("[users.q]\nsecret = '{SCRAM}'\n{DATABASE}unlisted_users = 'auth_query'\nauth_query_user = 'q'\n"),
+            "auth_query_user = \"q\" in [databases.app]: has no password to log in to PostgreSQL with",
+        ),
+    ] {
+        let (_, warnings) = Case::new(&toml).accepted();
+        assert!(warnings.contains(part), "no {part:?} in:\n{warnings}");
+    }
+}
+
+#[test]
+fn the_reference_loads_and_help_helps() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (code, stdout, stderr) = read(&pgfunnel(&["check", "--config", "config/pgfunnel.toml"], &[], root));
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert!(stdout.starts_with("config ok: 0 databases and \"*\", 0 users"), "{stdout}");
+    for arguments in [&["--help"][..], &["run", "--help"], &["check", "--help"]] {
+        let (code, stdout, _) = read(&pgfunnel(arguments, &[], root));
+        assert_eq!(code, 0);
+        assert!(stdout.contains("Examples:"), "{stdout}");
+    }
+    let (code, _, stderr) = read(&pgfunnel(&["chekc"], &[], root));
+    assert_eq!(code, 2);
+    assert!(stderr.contains("'check'"), "{stderr}");
+}
+
+#[test]
+fn a_wrong_log_filter_is_a_wrong_configuration() {
+    for command in ["run", "check"] {
+        let variables = [URL, ("PGFUNNEL_LOG", "pgfunnel=loud")];
+        let (code, _, stderr) = read(&pgfunnel(&[command], &variables, Path::new("/")));
+        assert_eq!(code, 2);
+        assert!(stderr.contains("PGFUNNEL_LOG = \"pgfunnel=loud\": must be a log filter"), "{stderr}");
+    }
+}
+
+/// Capability 24 (`CAP_SYS_RESOURCE`, capability(7)) may raise hard limits; then there is nothing to warn of.
+fn may_raise_hard_limits() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").expect("a status");
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).expect("capabilities");
+    u64::from_str_radix(effective.trim(), 16).expect("hexadecimal") & (1 << 24) != 0
+}
+
+#[test]
+fn too_few_file_descriptors_are_worth_a_warning() {
+    let mut child = Command::new("sh")
+        .args(["-c", "ulimit -Sn 256; ulimit -Hn 300; exec \"$0\" run", env!("CARGO_BIN_EXE_pgfunnel")])
+        .env_clear()
+        .envs([URL, ("PGFUNNEL_LISTEN", "127.0.0.1:0"), ("PGFUNNEL_HTTP_LISTEN", "off")])
+        .env("PGFUNNEL_MAX_CLIENTS", "1000")
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("a shell");
+    let stderr = BufReader::new(child.stderr.take().expect("a pipe"));
+    let (sender, receiver) = channel();
+    // Ends when the child does.
+    let reader = thread::spawn(move || stderr.lines().map_while(Result::ok).all(|line| sender.send(line).is_ok()));
+    let deadline = Instant::now() + Duration::from_secs(if may_raise_hard_limits() { 1 } else { 10 });
+    let mut lines =
+        std::iter::from_fn(|| receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok());
+    let warning = lines.find(|line| line.contains("file descriptor limit"));
+    child.kill().expect("it runs or has ended");
+    child.wait().expect("its end");
+    drop(receiver);
+    reader.join().expect("the reader");
+    match warning {
+        Some(warning) => assert!(warning.contains("limit 300 is below the 1164 that max_clients = 1000"), "{warning}"),
+        None => assert!(may_raise_hard_limits(), "no warning"),
+    }
+}
+
+/// A self-signed certificate and its key, valid until the end of `year`.
+fn certificate(year: i32) -> (String, String) {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let mut parameters = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("valid names");
+    parameters.not_after = rcgen::date_time_ymd(year, 12, 31);
+    let certificate = parameters.self_signed(&key).expect("a certificate");
+    (certificate.pem(), key.serialize_pem())
+}
+
+#[test]
+fn tls_files() {
+    let (cert, key) = certificate(2100);
+    let (_, other_key) = certificate(2100);
+    let (old_cert, old_key) = certificate(2001);
+    let with = |cert: &str, key: &str, mode: u32| {
+        let case = Case::new(&format!("client_tls_cert = 'c.pem'\nclient_tls_key = 'c.key'\n{DATABASE}"));
+        case.file("c.pem", cert, 0o644);
+        case.file("c.key", key, mode);
+        case
+    };
+    let (_, warnings) = with(&cert, &key, 0o600).accepted();
+    assert!(!warnings.contains("c.pem") && !warnings.contains("c.key"), "{warnings}");
+    with(&cert, &other_key, 0o600).refused(&[":2: client_tls_key: the private key in \"c.key\" does not fit"]);
+    with(&key, &cert, 0o600).refused(&[":1: client_tls_cert: \"c.pem\" holds no certificate", "swapped"]);
+    with(&cert, "hunter2", 0o600).refused(&[":2: client_tls_key: \"c.key\" holds no private key"]);
+    let (_, warnings) = with(&old_cert, &old_key, 0o600).accepted();
+    assert!(warnings.contains("warning: pgfunnel.toml:1: client_tls_cert: certificate 1 in \"c.pem\""), "{warnings}");
+    assert!(warnings.contains("expired on"), "{warnings}");
+    let (_, warnings) = with(&cert, &key, 0o644).accepted();
+    assert!(warnings.contains("can be read by every user of this machine"), "{warnings}");
+    Case::new(&format!("{DATABASE}tls_cert = 'absent.pem'\ntls_key = 'absent.key'\n"))
+        .refused(&[":3: tls_cert: cannot read \"absent.pem\""]);
+}

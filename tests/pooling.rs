@@ -1,0 +1,338 @@
+//! The pool: bounds that are never exceeded, cold starts in parallel, limits and their messages, modes, lifetimes.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::*;
+
+#[test]
+fn a_cold_pool_fills_in_parallel() -> Result {
+    let cluster = Cluster::start()?;
+    cluster.limit_backends(20)?;
+    let proxy = Config::of(&cluster).top("pool_size = 20\nborrow_timeout = \"25s\"").start()?;
+    let times = std::sync::Mutex::new(Vec::new());
+    crowd(20, |_| {
+        let mut client = proxy.target().connect()?;
+        let start = Instant::now();
+        client.value("select pg_sleep(1)")?;
+        times.lock().map_err(|_| "poisoned")?.push(start.elapsed());
+        Ok(())
+    })?;
+    let times = times.into_inner()?;
+    let longest = times.iter().max().copied().unwrap_or_default();
+    let half = median(times);
+    assert!(half < Duration::from_secs(3), "median {half:?}");
+    assert!(longest < Duration::from_secs(8), "longest {longest:?}");
+    assert!(!cluster.refused());
+    Ok(())
+}
+
+#[test]
+fn a_burst_never_exceeds_the_pool() -> Result {
+    let cluster = Cluster::start()?;
+    cluster.limit_backends(5)?;
+    let proxy = Config::of(&cluster)
+        .top("pool_size = 5\nborrow_timeout = \"25s\"\nmax_lifetime = \"300ms\"\nidle_timeout = \"100ms\"")
+        .start()?;
+    crowd(30, |number| {
+        for round in 0..10 {
+            let mut client = proxy.target().connect()?;
+            client.value("select pg_sleep(0.005)")?;
+            if (number + round) % 7 == 0 {
+                client.value("begin")?;
+                client.reset()?;
+            }
+        }
+        Ok(())
+    })?;
+    assert!(!cluster.refused(), "PostgreSQL had to refuse a sixth backend");
+    Ok(())
+}
+
+#[test]
+fn databases_and_users_have_pools_of_their_own_within_common_bounds() -> Result {
+    let cluster = Cluster::start()?;
+    cluster.sql(&format!("create role other login password '{PASSWORD}'"))?;
+    cluster.sql("alter database app connection limit 4")?;
+    let other = format!("[users.other]\npassword = \"{PASSWORD}\"");
+    let proxy = Config::of(&cluster)
+        .top("pool_size = 3\nborrow_timeout = \"25s\"")
+        .database("max_backends = 4")
+        .section(&other)
+        .start()?;
+    crowd(12, |number| {
+        let target = if number % 2 == 0 { proxy.target() } else { proxy.target().user("other", PASSWORD) };
+        let mut client = target.connect()?;
+        for _ in 0..20 {
+            let expected = if number % 2 == 0 { "app" } else { "other" };
+            assert_eq!(client.value("select current_user from pg_sleep(0.005)")?, expected);
+        }
+        Ok(())
+    })?;
+    assert!(!cluster.log().contains("too many connections for database"));
+    Ok(())
+}
+
+#[test]
+fn the_bound_of_the_process_holds_over_all_databases() -> Result {
+    let cluster = Cluster::start()?;
+    cluster.limit_backends(3)?;
+    for name in ["one", "two", "three"] {
+        cluster.sql(&format!("create database {name} owner app"))?;
+    }
+    let any = format!("[databases.\"*\"]\nhost = \"127.0.0.1\"\nport = {}", cluster.port());
+    let proxy =
+        Config::of(&cluster).top("pool_size = 3\nmax_backends = 3\nborrow_timeout = \"25s\"").section(&any).start()?;
+    crowd(9, |number| {
+        let database = ["one", "two", "three"][number % 3];
+        let mut client = proxy.target().database(database).connect()?;
+        for _ in 0..15 {
+            assert_eq!(client.value("select current_database() from pg_sleep(0.002)")?, database);
+        }
+        Ok(())
+    })?;
+    assert!(!cluster.refused(), "an idle backend of one database makes room for another's, never more than three");
+    Ok(())
+}
+
+#[test]
+fn borrow_timeout_says_what_is_wrong_in_time() -> Result {
+    let cluster = Cluster::start()?;
+    let proxy = Config::of(&cluster).top("pool_size = 1\nborrow_timeout = \"1s\"").start()?;
+    let mut holder = proxy.target().connect()?;
+    holder.value("begin")?;
+    for say in [
+        Say::new().query("select 1"),
+        Say::new().parse("", "select 1", &[]).bind("", "", &[]).execute("", 0).sync(),
+        Say::new().parse("x", "select 1", &[]).sync(),
+    ] {
+        let mut client = proxy.target().connect()?;
+        let start = Instant::now();
+        let error = client.first_error(&say)?;
+        let waited = start.elapsed();
+        assert_eq!(error.code, "53300", "{error:?}");
+        assert!(waited > Duration::from_millis(900) && waited < Duration::from_secs(10), "{waited:?}");
+        let text = format!("{error:?}");
+        assert!(text.contains("borrow_timeout") && text.contains("1s"), "{text}");
+        assert!(error.detail.contains("1 of 1"), "queue figures: {text}");
+    }
+    holder.value("commit")?;
+    assert_eq!(proxy.target().connect()?.value("select 'served'")?, "served");
+    Ok(())
+}
+
+#[test]
+fn the_queue_is_fair() -> Result {
+    let cluster = Cluster::start()?;
+    let proxy = Config::of(&cluster).top("pool_size = 1\nborrow_timeout = \"25s\"").start()?;
+    cluster.target().connect()?.value("create table turns (turn serial, client int)")?;
+    let mut holder = proxy.target().connect()?;
+    holder.value("begin")?;
+    let mut waiting = Vec::new();
+    for number in 0..8 {
+        let mut client = proxy.target().connect()?;
+        client.say(&Say::new().query(&format!("insert into turns (client) values ({number})")))?;
+        eventually("it waits", || Ok(proxy.waiting()? == f64::from(number + 1)))?;
+        waiting.push(client);
+    }
+    holder.value("commit")?;
+    for client in &mut waiting {
+        client.read_ready(1)?;
+    }
+    assert_eq!(holder.value("select string_agg(client::text, '' order by turn) from turns")?, "01234567");
+    Ok(())
+}
+
+#[test]
+fn max_waiting_refuses_at_once() -> Result {
+    let cluster = Cluster::start()?;
+    let proxy = Config::of(&cluster).top("pool_size = 1\nborrow_timeout = \"25s\"\nmax_waiting = 2").start()?;
+    let mut holder = proxy.target().connect()?;
+    holder.value("begin")?;
+    let mut waiting = Vec::new();
+    for number in 1..=2 {
+        let mut client = proxy.target().connect()?;
+        client.say(&Say::new().query("select 'waited'"))?;
+        eventually("it waits", || Ok(proxy.waiting()? == f64::from(number)))?;
+        waiting.push(client);
+    }
+    let start = Instant::now();
+    let error = proxy.target().first_error()?;
+    assert!(start.elapsed() < Duration::from_secs(10), "at once, not after borrow_timeout");
+    assert_eq!(error.code, "53300");
+    let text = format!("{error:?}");
+    assert!(text.contains("max_waiting") && text.contains('2'), "{text}");
+    holder.value("commit")?;
+    for mut client in waiting {
+        assert_eq!(client.read_ready(1)?.value(), "waited");
+    }
+    Ok(())
+}
+
+#[test]
+fn max_clients_refuses_with_a_reason() -> Result {
+    let cluster = Cluster::start()?;
+    let proxy = Config::of(&cluster).top("max_clients = 3").user("max_clients = 2").start()?;
+    let kept = (proxy.target().connect()?, proxy.target().connect()?);
+    let error = proxy.target().refusal()?;
+    assert_eq!((error.severity.as_str(), error.code.as_str()), ("FATAL", "53300"));
+    assert!(format!("{error:?}").contains("max_clients"), "{error:?}");
+    drop(kept);
+    eventually("there is room again", || Ok(proxy.target().login()?.is_ok()))?;
+    // The limit of the whole process counts those still logging in.
+    let _silent: Vec<_> = (0..3).map(|_| Wire::open(&proxy.target())).collect::<Result<_>>()?;
+    eventually("a fourth is refused", || {
+        let mut client = Wire::open(&proxy.target())?;
+        client.send(&startup(0x0003_0000, &[("user", APP), ("database", APP)]))?;
+        let answer = client.read_or_close()?;
+        let fields = answer.and_then(|message| message.fields()).unwrap_or_default();
+        Ok(fields.code == "53300" && format!("{fields:?}").contains("max_clients"))
+    })
+}
+
+#[test]
+fn one_application_or_user_cannot_take_the_whole_pool() -> Result {
+    let cluster = Cluster::start()?;
+    for limit in [("max_leases_per_application = 2", ""), ("", "max_leases = 2")] {
+        let config = Config::of(&cluster).top("pool_size = 4\nborrow_timeout = \"1s\"").top(limit.0).user(limit.1);
+        let proxy = config.start()?;
+        let storming = proxy.target().parameter("application_name", "storming");
+        let mut held = Vec::new();
+        for _ in 0..2 {
+            let mut client = storming.connect()?;
+            client.value("begin")?;
+            held.push(client);
+        }
+        let error = storming.first_error()?;
+        assert_eq!(error.code, "53300", "{limit:?}: {error:?}");
+        let name = if limit.1.is_empty() { "max_leases_per_application" } else { "max_leases" };
+        assert!(format!("{error:?}").contains(name), "{error:?}");
+        if limit.1.is_empty() {
+            let mut calm = proxy.target().parameter("application_name", "calm").connect()?;
+            assert_eq!(calm.value("select 'served'")?, "served");
+        }
+        held[0].value("commit")?;
+        assert_eq!(storming.connect()?.value("select 'served'")?, "served");
+    }
+    Ok(())
+}
+
+#[test]
+fn session_mode_keeps_one_backend_per_client() -> Result {
+    let cluster = Cluster::start()?;
+    cluster.limit_backends(2)?;
+    let proxy = Config::of(&cluster).top("pool_size = 2\npool_mode = \"session\"\nborrow_timeout = \"1s\"").start()?;
+    let (mut one, mut two) = (proxy.target().connect()?, proxy.target().connect()?);
+    let pids = [one.value("select pg_backend_pid()")?, two.value("select pg_backend_pid()")?];
+    assert_ne!(pids[0], pids[1]);
+    for _ in 0..5 {
+        assert_eq!(one.value("select pg_backend_pid()")?, pids[0]);
+        assert_eq!(two.value("select pg_backend_pid()")?, pids[1]);
+    }
+    one.value("set timezone = 'Asia/Tokyo'; create temp table t (a int)")?;
+    let error = proxy.target().first_error()?;
+    assert_eq!(error.code, "53300", "both backends are taken");
+    drop(one);
+    let mut next = proxy.target().connect()?;
+    assert_eq!(next.value("select current_setting('timezone') <> 'Asia/Tokyo' and to_regclass('t') is null")?, "t");
+    Ok(())
+}
+
+#[test]
+fn statement_mode_refuses_transaction_blocks() -> Result {
+    let cluster = Cluster::start()?;
+    let proxy = Config::of(&cluster).top("pool_size = 1\npool_mode = \"statement\"").start()?;
+    let mut client = proxy.target().connect()?;
+    assert_eq!(client.value("select 1")?, "1");
+    assert_eq!(client.value("select 1; select 2")?, "1");
+    // Whether the client is closed or only its transaction ended: it is told, and the backend is free.
+    client.say(&Say::new().query("begin"))?;
+    let error = client.read_until(b'E', 1)?.error();
+    assert!(["0A000", "25001", "08P01"].contains(&error.code.as_str()), "{error:?}");
+    assert!(format!("{error:?}").contains("statement"), "{error:?}");
+    assert_eq!(proxy.target().connect()?.value("select 'next'")?, "next");
+    Ok(())
+}
+
+#[test]
+fn per_user_settings_override_the_databases() -> Result {
+    let cluster = Cluster::start()?;
+    cluster.limit_backends(2)?;
+    let config = Config::of(&cluster)
+        .top("pool_size = 9")
+        .database("pool_size = 5")
+        .user("pool_size = 2\npool_mode = \"session\"");
+    let proxy = config.top("borrow_timeout = \"1s\"").start()?;
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut client = proxy.target().connect()?;
+        client.value("select 1")?;
+        held.push(client);
+    }
+    let refused = proxy.target().first_error()?;
+    assert_eq!(refused.code, "53300");
+    assert!(!cluster.refused());
+    Ok(())
+}
+
+#[test]
+fn a_pool_may_be_a_share_of_the_servers_connections() -> Result {
+    // 50 % of (16 - 3 reserved) is 6.
+    let cluster = Cluster::conf("max_connections = 16\nsuperuser_reserved_connections = 3\n")?;
+    let proxy = Config::of(&cluster).top("pool_size = \"50%\"\nborrow_timeout = \"1s\"").start()?;
+    let mut held = Vec::new();
+    let refused = loop {
+        let mut client = proxy.target().connect()?;
+        let error = client.first_error(&Say::new().query("begin"))?;
+        if !error.code.is_empty() {
+            break error;
+        }
+        held.push(client);
+        assert!(held.len() < 16);
+    };
+    assert_eq!(refused.code, "53300");
+    assert!((5..=7).contains(&held.len()), "{} backends", held.len());
+    Ok(())
+}
+
+#[test]
+fn backends_grow_old_and_are_replaced() -> Result {
+    let cluster = Cluster::start()?;
+    let proxy = Config::of(&cluster).top("pool_size = 1\nmax_lifetime = \"1s\"").start()?;
+    let mut client = proxy.target().connect()?;
+    let first = client.value("select pg_backend_pid()")?;
+    eventually("another backend serves", || Ok(client.value("select pg_backend_pid()")? != first))
+}
+
+#[test]
+fn idle_backends_are_closed_down_to_the_warm_minimum() -> Result {
+    let cluster = Cluster::start()?;
+    let proxy = Config::of(&cluster).top("pool_size = 6\nidle_timeout = \"1s\"\nmin_idle = 2").start()?;
+    // Warm before anybody has asked? Or at least soon after the first has.
+    proxy.target().connect()?.value("select 1")?;
+    eventually("two are ready", || Ok(cluster.backends()? == 2))?;
+    crowd(6, |_| proxy.target().connect()?.value("select pg_sleep(0.5)").map(drop))?;
+    assert!(cluster.backends()? > 2);
+    eventually("only two remain", || Ok(cluster.backends()? == 2))?;
+    assert_eq!(proxy.target().connect()?.value("select 1")?, "1");
+    Ok(())
+}
+
+#[test]
+fn a_slow_reader_stalls_nobody_else() -> Result {
+    let cluster = Cluster::start()?;
+    let proxy = Config::of(&cluster).top("pool_size = 2").start()?;
+    let before = proxy.memory()?;
+    let mut slow = proxy.target().connect()?;
+    slow.say(&Say::new().query("select repeat('x', 1 << 20) from generate_series(1, 200)"))?;
+    slow.read_until(b'D', 1)?;
+    let mut client = proxy.target().connect()?;
+    for number in 0..200 {
+        assert_eq!(client.value(&format!("select {number}"))?, number.to_string());
+    }
+    let grown = proxy.memory()?.saturating_sub(before);
+    assert!(grown < 4096, "{grown} KiB more");
+    assert_eq!(slow.read_ready(1)?.commands(), ["SELECT 200"]);
+    Ok(())
+}

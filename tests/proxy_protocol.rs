@@ -1,0 +1,75 @@
+//! PROXY protocol v2: accepted only from configured addresses, so that logs see the real client.
+
+mod common;
+
+use common::*;
+
+/// A v2 header: the real client is 203.0.113.9:4711, over IPv4.
+fn header() -> Vec<u8> {
+    let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
+    header.extend([203, 0, 113, 9, 127, 0, 0, 1]);
+    header.extend(4711_u16.to_be_bytes());
+    header.extend(6432_u16.to_be_bytes());
+    header
+}
+
+fn target(proxy: &Proxy, preamble: &[u8]) -> Target {
+    Target { preamble: preamble.to_vec(), ..proxy.target() }
+}
+
+#[test]
+fn the_real_client_is_logged() -> Result {
+    let cluster = Cluster::start()?;
+    let proxy = Config::of(&cluster).top("proxy_protocol_from = [\"127.0.0.0/8\"]\nlog_connections = true").start()?;
+    assert_eq!(target(&proxy, &header()).connect()?.value("select 1")?, "1");
+    proxy.wait_log("203.0.113.9")?;
+    Ok(())
+}
+
+#[test]
+fn a_header_is_needed_where_it_is_configured() -> Result {
+    let cluster = Cluster::start()?;
+    let proxy = Config::of(&cluster).top("proxy_protocol_from = [\"127.0.0.0/8\"]").start()?;
+    assert!(!matches!(proxy.target().login(), Ok(Ok(_))), "without a header");
+    assert!(!matches!(target(&proxy, b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\n").login(), Ok(Ok(_))), "version 1");
+    assert_eq!(target(&proxy, &header()).connect()?.value("select 1")?, "1");
+    Ok(())
+}
+
+#[test]
+fn a_header_from_anybody_else_is_refused() -> Result {
+    let cluster = Cluster::start()?;
+    for top in ["", "proxy_protocol_from = [\"10.0.0.0/8\"]\nlog_connections = true"] {
+        let proxy = Config::of(&cluster).top(top).start()?;
+        assert!(!matches!(target(&proxy, &header()).login(), Ok(Ok(_))));
+        assert_eq!(proxy.target().connect()?.value("select 1")?, "1");
+        assert!(!proxy.log().contains("203.0.113.9"), "a stranger's word");
+    }
+    Ok(())
+}
+
+#[test]
+fn odd_headers() -> Result {
+    let cluster = Cluster::start()?;
+    let proxy =
+        Config::of(&cluster).top("proxy_protocol_from = [\"127.0.0.0/8\"]\nclient_login_timeout = \"2s\"").start()?;
+    // LOCAL (a health check of the load balancer itself) and additional fields are fine.
+    let local = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+    assert_eq!(target(&proxy, local).connect()?.value("select 1")?, "1");
+    let mut fields = header();
+    fields[15] = 0x0c + 7;
+    fields.extend([0xea, 0, 4, 1, 2, 3, 4]);
+    assert_eq!(target(&proxy, &fields).connect()?.value("select 1")?, "1");
+    // These are not: a wrong version, an overlong header, one that is too short for its family.
+    let mut version = header();
+    version[12] = 0x31;
+    let mut long = header();
+    (long[14], long[15]) = (0xff, 0xff);
+    let mut short = header();
+    short[15] = 3;
+    for bad in [version, long, short] {
+        assert!(!matches!(target(&proxy, &bad).login(), Ok(Ok(_))), "{}", bad.escape_ascii());
+    }
+    assert_eq!(target(&proxy, &header()).connect()?.value("select 1")?, "1");
+    Ok(())
+}

@@ -1,0 +1,204 @@
+//! Random programs of protocol messages: whatever a client says, it hears the same as on a direct connection, also
+//! while others do the same on the same two backends. A program is a function of its seed; one that fails is reduced
+//! to the steps that matter and printed. `PGFUNNEL_TEST_PROGRAMS` sets how many run.
+
+mod common;
+
+use common::*;
+
+const SIMPLE: [&str; 24] = [
+    "select 1",
+    "",
+    "select 1; select 2",
+    "select 1/0",
+    "select 1; select 1/0; select 2",
+    "selec",
+    "begin",
+    "begin",
+    "commit",
+    "rollback",
+    "savepoint s",
+    "rollback to s",
+    "release s",
+    "begin; select 1; commit",
+    "deallocate all",
+    "deallocate a",
+    "show timezone",
+    "set timezone = 'Asia/Tokyo'",
+    "set local timezone = 'Europe/Paris'",
+    "reset timezone",
+    "discard all",
+    "declare c cursor for select generate_series(1, 5)",
+    "fetch 2 from c",
+    "copy (select generate_series(1, 3)) to stdout",
+];
+
+const PREPARED: [&str; 12] = [
+    "select $1::int + 1",
+    "select $1::int + 1",
+    "select $1::text, current_setting('timezone')",
+    "select generate_series(1, $1::int)",
+    "select 1/$1::int",
+    "select nothing",
+    "selec",
+    "",
+    "begin",
+    "commit",
+    "rollback",
+    "set timezone = 'UTC'",
+];
+
+/// One thing that a client says, and its name for a report.
+#[derive(Clone)]
+struct Step {
+    said: Say,
+    name: String,
+}
+
+fn pick<'a>(random: &mut Random, from: &[&'a str]) -> &'a str {
+    from[random.below(from.len())]
+}
+
+/// One message of the extended protocol.
+fn message(random: &mut Random, step: &mut Step) {
+    let (statement, portal) = (pick(random, &["", "a", "b"]), pick(random, &["", "", "p"]));
+    let said = std::mem::take(&mut step.said);
+    let (said, name) = match random.below(12) {
+        0..=2 => {
+            let sql = pick(random, &PREPARED);
+            (said.parse(statement, sql, &[]), format!("parse {statement:?} {sql:?}"))
+        }
+        3..=5 => {
+            let all: [&[Option<&str>]; 5] = [&[Some("3")], &[Some("0")], &[None], &[Some("x")], &[]];
+            let values = all[random.below(all.len())];
+            (said.bind(portal, statement, values), format!("bind {portal:?} {statement:?} {values:?}"))
+        }
+        6 => (said.describe_statement(statement), format!("describe statement {statement:?}")),
+        7 => (said.describe_portal(portal), format!("describe portal {portal:?}")),
+        8 | 9 => {
+            let rows = [0, 0, 1, 2][random.below(4)];
+            (said.execute(portal, rows), format!("execute {portal:?} {rows}"))
+        }
+        10 => (said.close_statement(statement), format!("close statement {statement:?}")),
+        _ => (said.flush(), "flush".into()),
+    };
+    step.said = said;
+    step.name = format!("{}{name}; ", step.name);
+}
+
+/// Some messages that end with a Query or a Sync.
+fn step(random: &mut Random) -> Step {
+    let mut step = Step { said: Say::new(), name: String::new() };
+    for _ in 0..random.below(6) {
+        message(random, &mut step);
+    }
+    let query = pick(random, &SIMPLE);
+    // A Query in the midst of a batch without Sync is legal, too.
+    let (said, name) = match random.below(4) {
+        0 => (step.said.query(query), format!("query {query:?}")),
+        _ => (step.said.sync(), "sync".into()),
+    };
+    Step { said, name: step.name + &name }
+}
+
+fn program(seed: u64) -> Vec<Step> {
+    let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    (0..3 + random.below(10)).map(|_| step(&mut random)).collect()
+}
+
+/// How a program is said.
+#[derive(Debug, Clone, Copy)]
+enum Manner {
+    /// One step after the other, each answered before the next.
+    Patient,
+    /// All at once.
+    Pipelined,
+}
+
+/// Runs a program; all that is answered.
+///
+/// A Query behind an error in the same batch is skipped up to the next Sync, so how many ReadyForQuery come is not
+/// known beforehand. So each part is followed by something that cannot be mistaken: a step by a Sync and an empty
+/// query, whose EmptyQueryResponse is the only one right behind a ReadyForQuery; a whole program by a row of its own.
+fn run(target: &Target, program: &[Step], manner: Manner) -> Result<Answer> {
+    let mut wire = target.connect()?;
+    let mut answer = Answer::default();
+    match manner {
+        Manner::Patient => {
+            for step in program {
+                wire.say(&step.said.clone().sync().query(""))?;
+                let from = answer.0.len();
+                let ended = |new: &[Message]| Answer(new.to_vec()).tags().ends_with("ZIZ");
+                while !ended(&answer.0[from..]) {
+                    answer.0.push(wire.read().map_err(|error| format!("after {answer:?}: {error:?}"))?);
+                }
+            }
+        }
+        Manner::Pipelined => {
+            let all = program.iter().fold(Say::new(), |say, step| say.and(&step.said));
+            wire.say(&all.sync().query("rollback").query("select 'the end'"))?;
+            let the_end = |message: &Message| message.row().is_some_and(|row| row == [Some("the end".into())]);
+            while answer.status().is_none() || !answer.0.iter().rev().take(3).any(the_end) {
+                answer.0.push(wire.read().map_err(|error| format!("after {answer:?}: {error:?}"))?);
+            }
+        }
+    }
+    Ok(answer)
+}
+
+fn differs(direct: &Target, proxy: &Target, program: &[Step], manner: Manner) -> Option<String> {
+    let outcome =
+        run(direct, program, manner).and_then(|expected| compare_answers(&expected, &run(proxy, program, manner)?));
+    outcome.err().map(|error| format!("{error:?}"))
+}
+
+/// Takes away what does not matter, and says what is left.
+fn reduced(direct: &Target, proxy: &Target, mut program: Vec<Step>, manner: Manner, mut why: String) -> String {
+    let mut at = 0;
+    while at < program.len() {
+        let mut shorter = program.clone();
+        shorter.remove(at);
+        match differs(direct, proxy, &shorter, manner) {
+            Some(error) => (program, why) = (shorter, error),
+            None => at += 1,
+        }
+    }
+    let steps: Vec<&str> = program.iter().map(|step| step.name.as_str()).collect();
+    format!("{}\n{why}", steps.join("\n"))
+}
+
+fn programs() -> u64 {
+    std::env::var("PGFUNNEL_TEST_PROGRAMS").ok().and_then(|count| count.parse().ok()).unwrap_or(30)
+}
+
+/// One client after the other, so that a failure can be reduced; then several at once.
+fn programs_agree(manner: Manner) -> Result {
+    let cluster = Cluster::start()?;
+    let proxy = Config::of(&cluster).top("pool_size = 2\nborrow_timeout = \"25s\"").start()?;
+    let (direct, through) = (cluster.target(), proxy.target());
+    for seed in 0..programs() {
+        if let Some(why) = differs(&direct, &through, &program(seed), manner) {
+            return Err(format!("seed {seed}: {}", reduced(&direct, &through, program(seed), manner, why)).into());
+        }
+    }
+    crowd(6, |number| {
+        let first = 1_000_000 * (1 + u64::try_from(number)?);
+        for seed in first..first + programs() / 3 {
+            if let Some(why) = differs(&direct, &through, &program(seed), manner) {
+                let steps: Vec<String> = program(seed).into_iter().map(|step| step.name).collect();
+                return Err(format!("seed {seed}:\n{}\n{why}", steps.join("\n")).into());
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_patient_client_hears_what_it_would_hear_from_postgresql() -> Result {
+    programs_agree(Manner::Patient)
+}
+
+#[test]
+fn so_does_one_that_says_everything_at_once() -> Result {
+    programs_agree(Manner::Pipelined)
+}
