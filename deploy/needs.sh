@@ -1,0 +1,82 @@
+# What the scripts of this project need on a bare Debian, installed if it is missing. Sourced, not run.
+# shellcheck shell=bash
+
+say() { printf '%s\n' "$*" >&2; }
+
+fail() {
+  say "${0##*/}: $*"
+  exit 1
+}
+
+as_root() {
+  if ((EUID == 0)); then "$@"; else sudo "$@"; fi
+}
+
+# can_install PACKAGE…: or end, and say what to do.
+can_install() {
+  command -v apt-get >/dev/null || fail "missing: $*. Install what your system calls so."
+  ((EUID == 0)) || command -v sudo >/dev/null || fail "missing: $*. Install it, or run this as root."
+}
+
+# install PACKAGE…: by apt; output only if it fails.
+install() {
+  local log
+  can_install "$@"
+  say "installing $* …"
+  if ! log=$(as_root apt-get update 2>&1 && as_root env DEBIAN_FRONTEND=noninteractive \
+    apt-get install --yes --no-install-recommends "$@" 2>&1); then
+    say "$log"
+    fail "could not install: $*"
+  fi
+}
+
+# need COMMAND PACKAGE: notes the package in the array packages if there is no such command.
+need() {
+  command -v "$1" >/dev/null || packages+=("$2")
+}
+
+# Sets pg_bin to the programs of the newest PostgreSQL server.
+find_postgres() {
+  local candidates=()
+  mapfile -t candidates < <(printf '%s\n' /usr/lib/postgresql/*/bin | sort --version-sort --reverse)
+  if command -v pg_config >/dev/null; then candidates+=("$(pg_config --bindir)"); fi
+  for pg_bin in "${candidates[@]}"; do
+    [[ -x $pg_bin/initdb && -x $pg_bin/postgres ]] && return
+  done
+  return 1
+}
+
+need_postgres() {
+  find_postgres && return
+  can_install postgresql
+  # Debian would make and start a server of its own, which nobody asked for.
+  local no_cluster=/etc/postgresql-common/createcluster.d/pgfunnel.conf
+  (
+    trap 'as_root rm -f "$no_cluster"' EXIT
+    as_root mkdir -p "${no_cluster%/*}"
+    as_root tee "$no_cluster" >/dev/null <<<'create_main_cluster = false'
+    install postgresql
+  )
+  find_postgres || fail "no PostgreSQL server found after installing it"
+}
+
+need_rust() {
+  local bin=${CARGO_HOME:-$HOME/.cargo}/bin
+  [[ -d $bin ]] && PATH=$PATH:$bin
+  if ! command -v cargo >/dev/null; then
+    # Debian 12 has neither rustup nor a compiler that is new enough; later ones have rustup.
+    [[ -n $(apt-cache --quiet madison rustup 2>/dev/null) ]] ||
+      fail "Rust is missing. Install it with rustup (see rustup.rs), then try again."
+    install rustup
+    rustup default stable >&2
+  fi
+}
+
+# PostgreSQL refuses to run as root. exec, so that the caller's $! is the program itself.
+as_postgres() {
+  if ((EUID == 0)); then
+    exec setpriv --reuid=postgres --regid=postgres --init-groups --reset-env -- "$@"
+  else
+    exec "$@"
+  fi
+}
