@@ -134,6 +134,30 @@ fn sighup_changes_pool_sizes_without_dropping_anyone() -> Result {
 }
 
 #[test]
+fn a_pool_made_smaller_keeps_as_many_idle_backends_as_it_may() -> Result {
+    let cluster = Cluster::start()?;
+    let config = Config::of(&cluster);
+    let size = |size: usize| config.clone().database(&format!("pool_size = {size}"));
+    let proxy = size(5).start()?;
+    let mut clients = Vec::new();
+    for _ in 0..5 {
+        let mut client = proxy.target().connect()?;
+        client.value("begin")?;
+        clients.push(client);
+    }
+    let pids = "select string_agg(pid::text, ' ') from pg_stat_activity where usename = 'app'";
+    let before = cluster.sql(pids)?;
+    clients.iter_mut().try_for_each(|client| client.value("commit").map(drop))?;
+    proxy.reload(&size(2))?;
+    eventually("the surplus is closed", || Ok(cluster.backends()? <= 2))?;
+    // Not more than the surplus, then or a round of upkeep later.
+    std::thread::sleep(Duration::from_millis(2_500));
+    let after = cluster.sql(pids)?;
+    assert_eq!(after.split(' ').filter(|pid| before.contains(pid)).count(), 2, "{before} -> {after}");
+    Ok(())
+}
+
+#[test]
 fn sighup_changes_users_and_limits() -> Result {
     let cluster = Cluster::start()?;
     cluster.sql("create role late login password 'better late'")?;

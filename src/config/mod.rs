@@ -8,15 +8,18 @@ mod env;
 mod file;
 mod load;
 mod raw;
+mod secret;
 mod source;
 mod suggest;
 mod tls;
 mod url;
+mod userlist;
 mod users;
 mod validate;
 mod value;
 
 pub use env::environment;
+pub use secret::{Password, Secret};
 pub use source::{ConfigError, ConfigErrors, Source};
 
 pub mod pem;
@@ -207,37 +210,6 @@ pub struct User {
     pub max_clients: Option<usize>,
     /// Pool settings that differ from the database's.
     pub pool: PoolOverrides,
-}
-
-/// A secret as PostgreSQL's `pg_authid.rolpassword` or a `userlist.txt` stores it.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub enum Secret {
-    /// The password itself.
-    Plain(Password),
-    /// `md5` and 32 hexadecimal digits.
-    Md5(String),
-    /// `SCRAM-SHA-256$…`, parsed by `auth::scram::Verifier` at validation.
-    Scram(String),
-}
-
-/// A password; never printed.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Password(pub String);
-
-impl std::fmt::Debug for Password {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Password(…)")
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Secret::Plain(_) => "Plain(…)",
-            Secret::Md5(_) => "Md5(…)",
-            Secret::Scram(_) => "Scram(…)",
-        })
-    }
 }
 
 /// When a lease ends.

@@ -8,8 +8,7 @@ use std::sync::Arc;
 use super::raw::{self, Raw, Scope};
 use super::source::{Report, Source, Sourced};
 use super::validate::{Inputs, check_min_idle, or};
-use super::{ClientAuth, Config, Password, PoolOverrides, Secret, UnlistedUsers, User};
-use crate::secrets::{classify, userlist};
+use super::{ClientAuth, Config, Password, PoolOverrides, Secret, UnlistedUsers, User, userlist};
 
 /// All listed users by name. `[users.NAME]` wins over the user list, both win over `DATABASE_URL`.
 pub(super) fn all(raw: &Raw, inputs: &Inputs<'_>, report: &mut Report) -> HashMap<String, User> {
@@ -178,7 +177,7 @@ fn file(path: &Path, report: &mut Report) -> Result<Secret, String> {
 
 /// A password. PostgreSQL itself would take one that looks like a stored secret for that secret.
 fn plain(text: &str) -> Result<Secret, String> {
-    match classify(text) {
+    match Secret::classify(text) {
         Ok(Secret::Plain(password)) => Ok(Secret::Plain(password)),
         _ => Err("must be the password itself; a stored secret (md5…, SCRAM-SHA-256$…) belongs in \"secret\"".into()),
     }
@@ -187,7 +186,7 @@ fn plain(text: &str) -> Result<Secret, String> {
 /// A secret as PostgreSQL stores it.
 fn stored(text: &str) -> Result<Secret, String> {
     let right = "must be as pg_authid.rolpassword has it: \"md5\" and 32 hexadecimal digits, or a SCRAM verifier";
-    match classify(text) {
+    match Secret::classify(text) {
         Ok(Secret::Plain(_)) => Err(format!("{right}; a password itself belongs in \"password\"")),
         Ok(secret) => Ok(secret),
         Err(problem) => Err(format!("{right}; {problem}")),

@@ -16,6 +16,11 @@ impl Pool {
         let now = Instant::now();
         let settings = self.settings.load();
         let surplus = |idle: usize| idle + self.gate.inside() > self.gate.size() || idle > settings.min_idle;
+        // A pool that was made smaller: the surplus goes, without places, since there are none for it.
+        while self.is_overfull() {
+            let Some(surplus) = self.store.take() else { break };
+            self.close(surplus, Places::of_pool(None));
+        }
         let mut kept = Vec::new();
         let mut idle = self.store.len();
         while idle > 0 {
@@ -23,12 +28,11 @@ impl Pool {
             let Some(place) = self.gate.try_enter() else { break };
             let Some((taken, usable)) = self.take() else { break };
             idle -= 1;
-            let mut places = Places::of_pool(Some(place));
+            let places = Places::of_pool(Some(place));
             let resting = now.saturating_duration_since(taken.backend.idle_since);
             let idle_too_long =
                 settings.idle_timeout.is_some_and(|limit| resting > limit) && surplus(idle + kept.len() + 1);
-            let too_many = places.forfeit() || idle + kept.len() + 1 > self.gate.size();
-            if !usable || idle_too_long || too_many {
+            if !usable || idle_too_long {
                 self.close(taken, places);
             } else {
                 kept.push((taken, places));
@@ -38,11 +42,6 @@ impl Pool {
         for (taken, places) in kept.into_iter().rev() {
             self.store.put_back(taken);
             drop(places);
-        }
-        // A pool that was made smaller while all its places were taken.
-        while self.is_overfull() {
-            let Some(surplus) = self.store.take() else { break };
-            self.close(surplus, Places::of_pool(None));
         }
         self.warm_up(settings.min_idle);
     }

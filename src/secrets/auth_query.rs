@@ -15,7 +15,7 @@ use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 use tokio::time::Instant;
 
-use super::{classify, lock};
+use super::lock;
 use crate::auth::scram::BadVerifier;
 use crate::config::Secret;
 use crate::error::Error;
@@ -110,7 +110,7 @@ fn judge_rows(user: &str, rows: &[Vec<Option<String>>], now: SystemTime) -> Resu
     if name.as_deref() != Some(user) {
         return Err(Absent::OtherUser);
     }
-    let secret = classify(secret.as_deref().filter(|secret| !secret.is_empty()).ok_or(Absent::NoSecret)?)?;
+    let secret = Secret::classify(secret.as_deref().filter(|secret| !secret.is_empty()).ok_or(Absent::NoSecret)?)?;
     let valid_until = match rest.first() {
         Some(Some(text)) => parse_valid_until(text)?,
         Some(None) | None => None,

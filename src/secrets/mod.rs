@@ -1,6 +1,5 @@
 //! Where credentials come from, and what is remembered of them.
 //!
-//! * [`userlist`] reads PgBouncer's `userlist.txt`.
 //! * [`auth_query`] judges what PostgreSQL says about a user who is not listed, and remembers it for seconds.
 //! * [`Verifiers`] turns a user's stored secret into the [`Proof`] that the client must give; a user who does not exist
 //!   gets one that looks and costs the same.
@@ -11,7 +10,6 @@
 
 pub mod auth_query;
 mod keys;
-pub mod userlist;
 mod verifiers;
 
 pub use auth_query::AuthQueryCache;
@@ -22,10 +20,6 @@ use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aws_lc_rs::hmac;
-
-use crate::auth::md5;
-use crate::auth::scram::{BadVerifier, SCRAM_SHA_256, Verifier};
-use crate::config::{Password, Secret};
 
 /// A secret value of the process: keys the fingerprints under which secrets are cached, and makes up salts for users who
 /// do not exist.
@@ -74,21 +68,6 @@ impl fmt::Debug for ProcessSecret {
     }
 }
 
-/// The kind of a stored secret, told by its form as PostgreSQL does (`get_password_type`).
-///
-/// # Errors
-/// It begins like a SCRAM verifier and is none: surely not meant as a password.
-pub fn classify(text: &str) -> Result<Secret, BadVerifier> {
-    if md5::is_hash(text) {
-        return Ok(Secret::Md5(text.to_owned()));
-    }
-    if text.strip_prefix(SCRAM_SHA_256).is_some_and(|rest| rest.starts_with('$')) {
-        Verifier::parse(text)?;
-        return Ok(Secret::Scram(text.to_owned()));
-    }
-    Ok(Secret::Plain(Password(text.to_owned())))
-}
-
 /// A cache's lock. A panic while it was held cannot have left a map half-changed that matters: entries are whole.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -108,17 +87,5 @@ mod tests {
         let derived = |material: &[u8]| ProcessSecret::derived_from(material).fingerprint(&[b"a"]);
         assert_eq!(derived(b"key"), derived(b"key"));
         assert_ne!(derived(b"key"), derived(b"another"));
-    }
-
-    #[test]
-    fn kinds_of_secrets() {
-        let hash = md5::hash(b"p", "u");
-        let verifier = Verifier::from_password(b"p", b"salt".to_vec(), 1).to_string();
-        assert!(matches!(classify(&hash), Ok(Secret::Md5(text)) if text == hash));
-        assert!(matches!(classify(&verifier), Ok(Secret::Scram(text)) if text == verifier));
-        assert!(classify("SCRAM-SHA-256$broken").is_err());
-        for plain in ["p", "md5", "SCRAM-SHA-256", "md5 is old"] {
-            assert!(matches!(classify(plain), Ok(Secret::Plain(Password(text))) if text == plain));
-        }
     }
 }

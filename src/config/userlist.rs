@@ -7,16 +7,15 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use super::classify;
+use super::Secret;
 use crate::auth::scram::BadVerifier;
-use crate::config::Secret;
 
 /// The longest name that PostgreSQL accepts (`NAMEDATALEN` - 1 bytes); a longer one would never log in.
 const MAX_NAME: usize = 63;
 
 /// What is wrong with a user list. Never quotes a secret.
 #[derive(Debug, Error)]
-pub enum UserListError {
+pub(super) enum UserListError {
     /// The file cannot be read.
     #[error("cannot read the user list \"{path}\": {source}")]
     Read {
@@ -39,7 +38,7 @@ pub enum UserListError {
 
 /// What is wrong with a line.
 #[derive(Debug, PartialEq, Eq, Error)]
-pub enum LineError {
+pub(super) enum LineError {
     /// It does not begin with a quote.
     #[error("must begin with the user name in double quotes: \"user\" \"secret\"")]
     NoUser,
@@ -64,13 +63,13 @@ pub enum LineError {
 }
 
 /// Users with their secrets; `None` where the secret is empty (such a user can only be trusted).
-pub type Users = HashMap<String, Option<Secret>>;
+pub(super) type Users = HashMap<String, Option<Secret>>;
 
 /// Reads a user list. Blocks.
 ///
 /// # Errors
 /// The file, or its first line that is wrong.
-pub fn load(path: &Path) -> Result<Users, UserListError> {
+pub(super) fn load(path: &Path) -> Result<Users, UserListError> {
     let text = std::fs::read(path).map_err(|source| UserListError::Read { path: path.into(), source })?;
     parse(&text).map_err(|(line, what)| UserListError::Line { path: path.into(), line, what })
 }
@@ -100,7 +99,7 @@ fn parse_line(line: &str) -> Result<Option<(String, Option<Secret>)>, LineError>
     if name.is_empty() || name.len() > MAX_NAME {
         return Err(LineError::Name);
     }
-    let secret = if secret.is_empty() { None } else { Some(classify(&secret)?) };
+    let secret = if secret.is_empty() { None } else { Some(Secret::classify(&secret)?) };
     Ok(Some((name, secret)))
 }
 
