@@ -172,6 +172,8 @@ fn wrong_top_level_values() {
 fn trust_is_for_loopback_only() {
     let trust = "auth = 'trust'\nlisten = ['127.0.0.1:6432', '[::1]:6432', '127.9.9.9:6432']\n";
     Case::new(&format!("{trust}{DATABASE}")).accepted();
+    Case::new(&format!("{trust}proxy_protocol_from = ['127.0.0.1']\n{DATABASE}"))
+        .refused(&["error: pgfunnel.toml:1: auth = \"trust\": must not be used with proxy_protocol_from"]);
     for open in ["0.0.0.0:6432", "10.0.0.1:6432", "[::]:6432", "[::ffff:10.0.0.1]:6432"] {
         Case::new(&format!("auth = 'trust'\nlisten = ['127.0.0.1:1', '{open}']\n{DATABASE}"))
             .refused(&["error: pgfunnel.toml:1: auth = \"trust\": must not be used while listening on ", open]);

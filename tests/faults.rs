@@ -153,10 +153,13 @@ fn nobody_listens_there() -> Result {
 #[test]
 fn a_wrong_backend_password_is_told_in_the_databases_words() -> Result {
     let cluster = Cluster::start()?;
-    let proxy = Config::of(&cluster).user("backend_password = \"outdated\"").spawn()?;
+    let config = Config::of(&cluster).top("borrow_timeout = \"25s\"").user("backend_password = \"outdated\"");
+    let proxy = config.spawn()?;
     eventually("it listens", || Ok(matches!(proxy.get("/healthz"), Ok((200, _)))))?;
+    let start = Instant::now();
     let error = proxy.target().first_error()?;
     assert_eq!(error.code, "28P01", "{error:?}");
+    assert!(start.elapsed() < Duration::from_secs(15), "at once, not after borrow_timeout");
     assert!(!proxy.log().contains("outdated"), "a password in the log");
     Ok(())
 }

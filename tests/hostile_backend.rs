@@ -50,6 +50,70 @@ fn no_more_than_connect_concurrency_log_in_at_once() -> Result {
 }
 
 #[test]
+fn a_failed_login_counts_until_the_server_has_closed_it() -> Result {
+    static NOW: AtomicUsize = AtomicUsize::new(0);
+    static MOST: AtomicUsize = AtomicUsize::new(0);
+    // Too busy to answer, and to notice that nobody waits any more.
+    let fake = Fake::play(|conversation| {
+        MOST.fetch_max(NOW.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        let _ = conversation.startup();
+        std::thread::sleep(Duration::from_secs(3));
+        NOW.fetch_sub(1, Ordering::SeqCst);
+        Ok(())
+    })?;
+    let limits = "pool_size = 2\nconnect_timeout = \"200ms\"\nborrow_timeout = \"2s\"";
+    let proxy = Config::port(fake.port()).top(limits).spawn()?;
+    eventually("it listens", || Ok(matches!(proxy.get("/healthz"), Ok((200, _)))))?;
+    crowd(8, |_| {
+        assert_eq!(proxy.target().first_error()?.code, "08001");
+        Ok(())
+    })?;
+    assert_eq!(MOST.load(Ordering::SeqCst), 2, "connections at one time");
+    Ok(())
+}
+
+/// A server that notes the version asked for, and says what it likes about it.
+fn protocol_version(answer: impl Fn(&[u8]) -> Say + Send + Sync + 'static) -> Result<(Fake, Proxy)> {
+    let fake = Fake::play(move |conversation| {
+        let mut packet = [0; 8];
+        conversation.stream.read_exact(&mut packet)?;
+        let [.., a, b, c, d] = packet;
+        if [a, b, c, d] == 80_877_103_u32.to_be_bytes() {
+            conversation.stream.write_all(b"N")?;
+            conversation.stream.read_exact(&mut packet)?;
+        }
+        let length = u32::from_be_bytes([packet[0], packet[1], packet[2], packet[3]]);
+        conversation.stream.read_exact(&mut vec![0; usize::try_from(length)? - 8])?;
+        if packet[4..] == 80_877_102_u32.to_be_bytes() {
+            return Ok(());
+        }
+        conversation.send(&answer(&packet[4..]))?;
+        loop {
+            conversation.request()?;
+            conversation.send(&reply::value("1"))?;
+        }
+    })?;
+    let proxy = Config::port(fake.port()).start()?;
+    Ok((fake, proxy))
+}
+
+#[test]
+fn protocol_3_2_is_asked_for_and_not_insisted_on() -> Result {
+    // A server that negotiates down, as PostgreSQL 15 does, and one that refuses, as some proxies do.
+    let (_fake, proxy) = protocol_version(|version| {
+        assert_eq!(version, [0, 3, 0, 2]);
+        Say::new().raw(b'v', &[0, 3, 0, 0, 0, 0, 0, 0]).and(&reply::welcome())
+    })?;
+    assert_eq!(proxy.target().connect()?.value("select 1")?, "1");
+    let (_fake, proxy) = protocol_version(|version| match version {
+        [0, 3, 0, 0] => reply::welcome(),
+        _ => reply::error("FATAL", "0A000", "unsupported frontend protocol 3.2: server supports 3.0 to 3.0"),
+    })?;
+    assert_eq!(proxy.target().connect()?.value("select 1")?, "1");
+    Ok(())
+}
+
+#[test]
 fn a_database_that_refuses_is_not_hammered() -> Result {
     static KNOCKS: AtomicUsize = AtomicUsize::new(0);
     let fake = Fake::play(|conversation| {

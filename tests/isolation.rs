@@ -207,6 +207,43 @@ fn what_lives_in_one_backend_stays_with_its_client_and_dies_with_it() -> Result 
 }
 
 #[test]
+fn a_long_text_is_read_to_its_end() -> Result {
+    let (_cluster, proxy) = setup("pool_size = 2")?;
+    let (mut owner, mut other) = (proxy.target().connect()?, proxy.target().connect()?);
+    let filler = "select 'filler'; ".repeat(3_000);
+    for long in
+        [format!("{filler}set search_path = mine"), format!("/* {} */ set search_path = mine", "x".repeat(2 << 20))]
+    {
+        owner.say(&Say::new().query(&long))?;
+        assert!(owner.read_ready(1)?.errors().is_empty());
+        for _ in 0..5 {
+            assert_eq!(owner.value("show search_path")?, "mine", "lost after {} bytes", long.len());
+            assert_eq!(other.value("show search_path")?, "\"$user\", public", "seen by another");
+        }
+        owner.value("discard all")?;
+        assert_eq!(owner.value("show search_path")?, "\"$user\", public");
+    }
+    Ok(())
+}
+
+#[test]
+fn what_a_function_call_of_the_protocol_does_stays() -> Result {
+    let (cluster, proxy) = setup("pool_size = 2")?;
+    let (mut owner, mut other) = (proxy.target().connect()?, proxy.target().connect()?);
+    let lock: i32 = cluster.sql("select 'pg_advisory_lock(int8)'::regprocedure::oid::int")?.parse()?;
+    // FunctionCall (manual, "Message Formats"): oid, one format code (binary), one argument, a binary result.
+    let mut call = lock.to_be_bytes().to_vec();
+    call.extend([0, 1, 0, 1, 0, 1, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 7, 0, 1]);
+    owner.say(&Say::new().raw(b'F', &call))?;
+    assert!(owner.read_ready(1)?.errors().is_empty());
+    for _ in 0..3 {
+        assert_eq!(owner.value("select pg_try_advisory_lock(7)")?, "t", "its own lock is lost");
+        assert_eq!(other.value("select pg_try_advisory_lock(7)")?, "f", "another has its lock");
+    }
+    Ok(())
+}
+
+#[test]
 fn a_pinned_client_gives_its_backend_back_when_it_leaves() -> Result {
     let (cluster, proxy) = setup("pool_size = 1\nborrow_timeout = \"20s\"")?;
     cluster.limit_backends(1)?;

@@ -241,6 +241,40 @@ fn pass_through_lets_postgresql_judge() -> Result {
 }
 
 #[test]
+fn a_burst_that_is_passed_through_keeps_to_the_pool() -> Result {
+    let cluster = Cluster::start()?;
+    cluster.sql("create role passing login password 'let me pass' connection limit 2")?;
+    let proxy = Config::of(&cluster)
+        .top("pool_size = 2\nborrow_timeout = \"25s\"")
+        .database("unlisted_users = \"pass_through\"")
+        .start()?;
+    let target = proxy.target().user("passing", "let me pass");
+    crowd(30, |number| {
+        if number % 10 == 0 {
+            assert_eq!(target.user("passing", "wrong").refusal()?.code, "28P01");
+        }
+        assert_eq!(target.connect()?.value("select current_user")?, "passing");
+        Ok(())
+    })?;
+    assert!(!cluster.refused(), "PostgreSQL had to refuse a third backend");
+    Ok(())
+}
+
+#[test]
+fn a_user_that_is_passed_through_gets_room_from_idle_pools() -> Result {
+    let cluster = Cluster::start()?;
+    cluster.sql("create role passing login password 'let me pass'")?;
+    let proxy = Config::of(&cluster)
+        .top("max_backends = 1\nborrow_timeout = \"20s\"")
+        .database("unlisted_users = \"pass_through\"")
+        .start()?;
+    assert_eq!(proxy.target().connect()?.value("select 1")?, "1");
+    let target = proxy.target().user("passing", "let me pass");
+    assert_eq!(target.connect()?.value("select current_user")?, "passing");
+    Ok(())
+}
+
+#[test]
 fn any_database_by_a_star() -> Result {
     let cluster = Cluster::start()?;
     cluster.sql("create database elsewhere owner app")?;

@@ -240,6 +240,28 @@ fn session_mode_keeps_one_backend_per_client() -> Result {
 }
 
 #[test]
+fn session_mode_hands_over_nothing_that_a_function_did() -> Result {
+    let cluster = Cluster::start()?;
+    cluster.target().connect()?.value(
+        "create function hide() returns void language plpgsql as $$ begin
+           perform set_config('search_path', 'hidden', false);
+           create temp table if not exists hidden (a int);
+           perform pg_advisory_lock(1);
+         end $$",
+    )?;
+    let proxy = Config::of(&cluster).top("pool_size = 1\npool_mode = \"session\"\nborrow_timeout = \"20s\"").start()?;
+    let mut owner = proxy.target().connect()?;
+    owner.value("select hide()")?;
+    assert_eq!(owner.value("show search_path")?, "hidden", "the session is its own");
+    drop(owner);
+    let mut next = proxy.target().connect()?;
+    assert_eq!(next.value("show search_path")?, "\"$user\", public");
+    assert_eq!(next.value("select to_regclass('pg_temp.hidden') is null")?, "t");
+    assert_eq!(next.value("select count(*) from pg_locks where locktype = 'advisory'")?, "0");
+    Ok(())
+}
+
+#[test]
 fn statement_mode_refuses_transaction_blocks() -> Result {
     let cluster = Cluster::start()?;
     let proxy = Config::of(&cluster).top("pool_size = 1\npool_mode = \"statement\"").start()?;

@@ -49,6 +49,19 @@ fn a_header_from_anybody_else_is_refused() -> Result {
 }
 
 #[test]
+fn who_comes_from_elsewhere_by_a_local_load_balancer_is_not_local() -> Result {
+    let cluster = Cluster::start()?;
+    let any = "proxy_protocol_from = [\"127.0.0.0/8\"]\nauth = \"cleartext\"";
+    let proxy = Config::of(&cluster).top(any).start()?;
+    let refused = target(&proxy, &header()).refusal()?;
+    assert_eq!(refused.code, "28000");
+    assert!(refused.message.contains("only accepted over TLS"), "{refused:?}");
+    // A health check of the balancer itself is.
+    assert_eq!(target(&proxy, b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0").connect()?.value("select 1")?, "1");
+    Ok(())
+}
+
+#[test]
 fn odd_headers() -> Result {
     let cluster = Cluster::start()?;
     let proxy =

@@ -8,13 +8,14 @@ use thiserror::Error as ThisError;
 use tokio_rustls::TlsStream;
 
 use super::login::{Credential, KeySource, LoggedIn, login};
-use super::{Backend, Identity};
+use super::{Backend, CLOSE_TIMEOUT, Identity};
 use crate::config::BackendTlsMode;
 use crate::error::{Error, Side, SqlState};
 use crate::net::tls::{BackendTls, peer_end_point};
-use crate::net::{Endpoint, Io, Plain, Socket, dial};
+use crate::net::{Endpoint, Io, Plain, Remains, Socket, dial};
 use crate::prepared::BackendStatements;
 use crate::track::Effects;
+use crate::wire::Version;
 use crate::wire::backend::Status;
 
 /// How long a cancel request may take, TLS handshake included.
@@ -103,36 +104,86 @@ impl ConnectError {
     }
 }
 
-/// Connects and logs in. Cancel-safe: dropped half-way, the connection is closed.
+/// An attempt that came to nothing.
+#[derive(Debug)]
+pub struct Failed {
+    /// Why.
+    pub error: ConnectError,
+    remains: Option<Remains>,
+}
+
+impl Failed {
+    /// Waits until the server has closed its side: until then it counts there.
+    pub async fn closed(self) {
+        end(self.remains).await;
+    }
+}
+
+async fn end(remains: Option<Remains>) {
+    if let Some(remains) = remains
+        && tokio::time::timeout(CLOSE_TIMEOUT, remains.closed()).await.is_err()
+    {
+        tracing::warn!("the server has not closed a failed connection within {CLOSE_TIMEOUT:?}");
+    }
+}
+
+/// Connects and logs in. Not cancel-safe: dropped half-way, the connection is closed, but nobody waits until the server
+/// has noticed.
 ///
 /// # Errors
-/// See [`ConnectError`].
-pub async fn connect(target: &Target) -> Result<Backend, ConnectError> {
-    match tokio::time::timeout(target.timeout, attempt(target)).await {
+/// [`Failed`], whose connection may still count at the server.
+pub async fn connect(target: &Target) -> Result<Backend, Failed> {
+    let mut remains = None;
+    let outcome = match tokio::time::timeout(target.timeout, attempt(target, &mut remains)).await {
         Ok(result) => result,
         Err(_) => Err(ConnectError::Timeout(target.timeout)),
-    }
+    };
+    outcome.map_err(|error| Failed { error, remains })
 }
 
-async fn attempt(target: &Target) -> Result<Backend, ConnectError> {
-    let first_with_tls = !matches!(target.tls_mode, BackendTlsMode::Disable | BackendTlsMode::Allow);
-    match once(target, first_with_tls).await {
-        // libpq's fallbacks: `allow` tries TLS when the server refuses without, `prefer` the other way round.
-        Err(ConnectError::Refused(error))
-            if matches!(target.tls_mode, BackendTlsMode::Allow | BackendTlsMode::Prefer)
-                && error.code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION
-                && matches!(target.endpoint, Endpoint::Tcp { .. }) =>
-        {
-            once(target, !first_with_tls).await
+/// `remains`: of the connection that is being tried.
+async fn attempt(target: &Target, remains: &mut Option<Remains>) -> Result<Backend, ConnectError> {
+    let mut with_tls = !matches!(target.tls_mode, BackendTlsMode::Disable | BackendTlsMode::Allow);
+    let mut version = Version::V3_2;
+    let mut may_change_tls = matches!(target.tls_mode, BackendTlsMode::Allow | BackendTlsMode::Prefer)
+        && matches!(target.endpoint, Endpoint::Tcp { .. });
+    loop {
+        match once(target, with_tls, version, remains).await {
+            // libpq's fallbacks: `allow` tries TLS when the server refuses without, `prefer` the other way round.
+            Err(ConnectError::Refused(error))
+                if may_change_tls && error.code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION =>
+            {
+                may_change_tls = false;
+                with_tls = !with_tls;
+            }
+            // PostgreSQL negotiates; not everything that speaks its protocol does.
+            Err(ConnectError::Refused(error)) if version > Version::V3_0 && is_about_version(&error) => {
+                version = Version::V3_0;
+            }
+            result => return result,
         }
-        result => result,
+        // That one counts until the server has closed it.
+        end(remains.take()).await;
     }
 }
 
-async fn once(target: &Target, with_tls: bool) -> Result<Backend, ConnectError> {
-    let (io, binding) = open(target, with_tls).await?;
+/// "unsupported frontend protocol", as PostgreSQL's `ProcessStartupPacket` and PgBouncer say it.
+fn is_about_version(error: &Error) -> bool {
+    [SqlState::FEATURE_NOT_SUPPORTED, SqlState::PROTOCOL_VIOLATION].contains(&error.code)
+        && error.message.contains("unsupported")
+}
+
+async fn once(
+    target: &Target,
+    with_tls: bool,
+    version: Version,
+    remains: &mut Option<Remains>,
+) -> Result<Backend, ConnectError> {
+    let plain = dial(&target.endpoint).await?;
+    *remains = Some(plain.remains()?);
+    let (io, binding) = secure(plain, target, with_tls).await?;
     let mut socket = Socket::new(io);
-    let LoggedIn { mut identity, reported } = login(&mut socket, target, binding.as_deref()).await?;
+    let LoggedIn { mut identity, reported } = login(&mut socket, target, version, binding.as_deref()).await?;
     if let Some(address) = socket.io().peer_address() {
         identity.target.endpoint = Endpoint::Tcp { host: address.ip().to_string(), port: address.port() };
     }
@@ -154,9 +205,8 @@ async fn once(target: &Target, with_tls: bool) -> Result<Backend, ConnectError> 
     })
 }
 
-/// The socket, with TLS if asked for and offered; and the channel binding data.
-async fn open(target: &Target, with_tls: bool) -> Result<(Io, Option<Vec<u8>>), ConnectError> {
-    let plain = dial(&target.endpoint).await?;
+/// With TLS if asked for and offered; and the channel binding data.
+async fn secure(plain: Plain, target: &Target, with_tls: bool) -> Result<(Io, Option<Vec<u8>>), ConnectError> {
     let Some(tls) = target.tls.as_ref().filter(|_| with_tls && matches!(plain, Plain::Tcp(_))) else {
         return Ok((Io::Plain(plain), None));
     };
@@ -192,7 +242,8 @@ pub async fn cancel(identity: &Identity) -> io::Result<()> {
     let target = &identity.target;
     let request = async {
         let with_tls = !matches!(target.tls_mode, BackendTlsMode::Disable | BackendTlsMode::Allow);
-        let (io, _) = open(target, with_tls).await.map_err(|error| io::Error::other(error.to_string()))?;
+        let plain = dial(&target.endpoint).await?;
+        let (io, _) = secure(plain, target, with_tls).await.map_err(|error| io::Error::other(error.to_string()))?;
         let mut socket = Socket::new(io);
         let output = socket.output();
         output.extend_from_slice(&(12 + identity.key.len() as u32).to_be_bytes());

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 
+use bytes::BytesMut;
 use postgres_protocol::message::frontend;
 
 use super::connect::{ConnectError, Target};
@@ -15,7 +16,7 @@ use crate::config::Password;
 use crate::error::{Error, Side, SqlState};
 use crate::net::Socket;
 use crate::wire::backend::{self as tag, ErrorFields};
-use crate::wire::{HEADER, split_cstr};
+use crate::wire::{HEADER, Version, split_cstr};
 
 /// What pgfunnel proves to PostgreSQL.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,20 +46,25 @@ fn limit(_tag: u8) -> usize {
     64 * 1024
 }
 
+/// The longest cancel key that protocol 3.2 allows (manual, "Message Formats", BackendKeyData).
+const LONGEST_KEY: usize = 256;
+
 /// What a login yields.
 pub(super) struct LoggedIn {
     pub(super) identity: Identity,
     pub(super) reported: BTreeMap<String, String>,
 }
 
-/// Logs in on a fresh (possibly TLS) socket. `binding` is the channel binding data of a TLS connection.
+/// Logs in on a fresh (possibly TLS) socket, asking for protocol `version`; an older minor version that the server
+/// speaks instead differs in nothing that a proxy would have to know. `binding` is the channel binding data of a TLS
+/// connection.
 pub(super) async fn login(
     socket: &mut Socket,
     target: &Target,
+    version: Version,
     binding: Option<&[u8]>,
 ) -> Result<LoggedIn, ConnectError> {
-    let parameters = [("user", target.user.as_str()), ("database", target.dbname.as_str())];
-    frontend::startup_message(parameters, socket.output())?;
+    put_startup(target, version, socket.output())?;
     let mut login =
         LoggedIn { identity: Identity { target: target.clone(), pid: 0, key: Vec::new() }, reported: BTreeMap::new() };
     loop {
@@ -68,16 +74,30 @@ pub(super) async fn login(
             tag::AUTHENTICATION => authenticate(socket, target, binding, &body).await?,
             tag::PARAMETER_STATUS => note_parameter(&mut login.reported, &body),
             tag::KEY_DATA => {
-                let (pid, key) = body.split_first_chunk::<4>().ok_or_else(|| malformed("BackendKeyData"))?;
+                let (pid, key) = body
+                    .split_first_chunk::<4>()
+                    .filter(|(_, key)| key.len() <= LONGEST_KEY)
+                    .ok_or_else(|| malformed("BackendKeyData"))?;
                 login.identity.pid = i32::from_be_bytes(*pid);
                 login.identity.key = key.to_vec();
             }
             tag::READY => return Ok(login),
-            tag::NOTICE => {}
+            tag::NOTICE | tag::NEGOTIATE_VERSION => {}
             tag::ERROR => return Err(refused(&body)),
             _ => return Err(malformed("message during login")),
         }
     }
+}
+
+/// StartupMessage; postgres-protocol only writes version 3.0.
+fn put_startup(target: &Target, version: Version, out: &mut BytesMut) -> io::Result<()> {
+    let length = out.len();
+    frontend::startup_message([("user", target.user.as_str()), ("database", target.dbname.as_str())], out)?;
+    let number = (u32::from(version.major) << 16) | u32::from(version.minor);
+    if let Some(field) = out.get_mut(length + 4..length + 8) {
+        field.copy_from_slice(&number.to_be_bytes());
+    }
+    Ok(())
 }
 
 async fn next(socket: &mut Socket) -> io::Result<(u8, Vec<u8>)> {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use ask::{Answer, AskError, Row};
-pub use connect::{ConnectError, Target, cancel, connect};
+pub use connect::{ConnectError, Failed, Target, cancel, connect};
 pub use login::{Credential, KeySource};
 pub use recover::Unfinished;
 

@@ -13,8 +13,8 @@ use crate::backend::Credential;
 use crate::cancel::Entry;
 use crate::config::{Config, Password, Secret, UnlistedUsers};
 use crate::error::{Error, Side, SqlState};
-use crate::net::{Plain, Socket};
-use crate::pool::{Borrower, Pool, PoolKey, configured_credential, no_database};
+use crate::net::Socket;
+use crate::pool::{ERRAND, Pool, PoolKey, configured_credential, no_database};
 use crate::secrets::{Proof, auth_query};
 use crate::session::no_replication;
 use crate::track::{Params, Settings, options};
@@ -100,7 +100,7 @@ async fn authenticate(
     let secret = match (listed, unlisted) {
         (Some(secret), _) => Some(secret),
         (None, Some(UnlistedUsers::PassThrough)) => {
-            let password = ask_password(socket, socket.io().is_local()).await?;
+            let password = ask_password(socket, arrival.local).await?;
             return Ok(shared.passed_through.prove(&shared.registry, key, password).await?);
         }
         (None, Some(UnlistedUsers::AuthQuery { user, query })) => {
@@ -161,7 +161,7 @@ async fn prove(
             if md5::verify(&hash, salt, response) { Ok(None) } else { Err(failed(AuthFailure::InvalidProof)) }
         }
         Proof::Password => {
-            let password = ask_password(socket, matches!(socket.io().plain(), Plain::Unix(_))).await?;
+            let password = ask_password(socket, arrival.local).await?;
             let right = shared.verifiers.check_password(user, secret, password.0.as_bytes()).await;
             if right { Ok(None) } else { Err(failed(AuthFailure::InvalidProof)) }
         }
@@ -203,9 +203,9 @@ async fn answer(socket: &mut Socket) -> Result<Vec<u8>, Refusal> {
     Ok(body)
 }
 
-/// Asks for the password itself, which only goes over TLS, or over what the caller knows to be private.
-async fn ask_password(socket: &mut Socket, private: bool) -> Result<Password, Refusal> {
-    if !socket.io().is_tls() && !private {
+/// Asks for the password itself, which only goes over TLS or does not leave this machine.
+async fn ask_password(socket: &mut Socket, local: bool) -> Result<Password, Refusal> {
+    if !socket.io().is_tls() && !local {
         return Err(Error::new(
             Side::Client,
             SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
@@ -234,7 +234,7 @@ async fn look_up(
 ) -> Result<auth_query::Lookup, Error> {
     let credential = configured_credential(config, asker).unwrap_or(Credential::None);
     let pool = shared.registry.pool(&PoolKey { database: key.database.clone(), user: asker.to_owned() }, credential)?;
-    let mut lease = pool.borrow(Borrower::SELF).await?;
+    let mut lease = pool.borrow(ERRAND).await?;
     // Nothing that a client of this user did to its session may bend the query.
     let mut safe = Settings::default();
     safe.set("search_path", "pg_catalog".to_owned());

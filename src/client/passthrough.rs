@@ -1,6 +1,7 @@
 //! Users that nobody lists: their password goes to PostgreSQL, which judges it. What it accepted is remembered for a
 //! short time, so that a burst of logins is not a burst of backends.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,18 +20,26 @@ const REMEMBERED: Duration = Duration::from_secs(30);
 /// Users remembered.
 const CAPACITY: usize = 10_000;
 
+/// Callers that may be waiting at one time before keys that nobody waits for are forgotten.
+const ASKING: usize = 1_000;
+
+type Turn = Arc<tokio::sync::Mutex<()>>;
+
 type Accepted = LruCache<(PoolKey, [u8; 32]), Instant, RandomState>;
 
 /// Passwords that PostgreSQL has accepted lately, as fingerprints.
 pub struct PassedThrough {
     accepted: Mutex<Accepted>,
+    /// Who waits for PostgreSQL's word, or for the one who does.
+    asking: Mutex<HashMap<PoolKey, Turn>>,
     secret: ProcessSecret,
 }
 
 impl PassedThrough {
     /// Nothing yet.
     pub fn new(secret: ProcessSecret) -> Self {
-        Self { accepted: Mutex::new(LruCache::with_hasher(CAPACITY, RandomState::default())), secret }
+        let accepted = Mutex::new(LruCache::with_hasher(CAPACITY, RandomState::default()));
+        Self { accepted, asking: Mutex::default(), secret }
     }
 
     /// Whether PostgreSQL accepts this password.
@@ -45,12 +54,29 @@ impl PassedThrough {
     ) -> Result<Credential, Error> {
         let credential = Credential::Password(password.clone());
         let entry = (key.clone(), self.secret.fingerprint(&[b"pass through", password.0.as_bytes()]));
-        let known = self.lock().get(&entry).is_some_and(|at| at.elapsed() < REMEMBERED);
-        if !known {
+        if self.knows(&entry) {
+            return Ok(credential);
+        }
+        // One at a time: the others of a burst find the answer there.
+        let turn = self.turn(key);
+        let _held = turn.lock().await;
+        if !self.knows(&entry) {
             registry.prove(key, credential.clone()).await?;
             self.lock().insert(entry, Instant::now());
         }
         Ok(credential)
+    }
+
+    fn knows(&self, entry: &(PoolKey, [u8; 32])) -> bool {
+        self.lock().get(entry).is_some_and(|at| at.elapsed() < REMEMBERED)
+    }
+
+    fn turn(&self, key: &PoolKey) -> Turn {
+        let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        if asking.len() >= ASKING {
+            asking.retain(|_, turn| Arc::strong_count(turn) > 1);
+        }
+        asking.entry(key.clone()).or_default().clone()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Accepted> {

@@ -20,10 +20,13 @@ const TLS_HANDSHAKE: u8 = 0x16;
 pub(super) struct Arrival {
     pub(super) startup: Startup,
     pub(super) tls: Option<Arc<ServerTls>>,
+    /// From this machine: nobody can listen in.
+    pub(super) local: bool,
 }
 
-/// Reads up to the StartupMessage. `None`: it was a cancel request, which is done.
-pub(super) async fn open(shared: &Shared, plain: Plain) -> Result<Option<(Socket, Arrival)>, Refusal> {
+/// Reads up to the StartupMessage of a client on this machine (`local`) or elsewhere. `None`: it was a cancel request,
+/// which is done.
+pub(super) async fn open(shared: &Shared, plain: Plain, local: bool) -> Result<Option<(Socket, Arrival)>, Refusal> {
     let (mut socket, mut tls) = direct_tls(shared, plain).await?;
     // One SSLRequest and one GSSENCRequest may come before the StartupMessage, as in PostgreSQL.
     let (mut ssl_asked, mut gss_asked) = (tls.is_some(), false);
@@ -56,7 +59,7 @@ pub(super) async fn open(shared: &Shared, plain: Plain) -> Result<Option<(Socket
             }
             Packet::Startup(startup) => {
                 return match check_mode(shared, socket.io()) {
-                    Ok(()) => Ok(Some((socket, Arrival { startup, tls }))),
+                    Ok(()) => Ok(Some((socket, Arrival { startup, tls, local }))),
                     Err(error) => Err(Refusal::On(Box::new(socket), error)),
                 };
             }

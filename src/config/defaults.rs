@@ -36,8 +36,8 @@ impl Default for PoolSettings {
             // A fifth of PostgreSQL's default max_connections, and more than most servers have cores.
             size: PoolSize::Count(20),
             min_idle: 0,
-            // A cold pool fills in two rounds without a login storm of our own.
-            connect_concurrency: 10,
+            // A cold pool fills in the time of its slowest login.
+            connect_concurrency: 20,
             connect_timeout: Duration::from_secs(5),
             // Follows DNS fail-overs and frees what PostgreSQL's per-backend caches gather.
             max_lifetime: Some(Duration::from_secs(3600)),

@@ -213,13 +213,16 @@ fn check_auth(general: &raw::General, config: &Config, report: &mut Report) {
         );
         report.error(&source, message);
     }
+    if config.auth == ClientAuth::Trust && !config.proxy_protocol_from.is_empty() {
+        let message = "auth = \"trust\": must not be used with proxy_protocol_from, whose clients come from elsewhere";
+        report.error(&source, message);
+    }
     if config.client_tls.mode != ClientTlsMode::Disable {
         return;
     }
-    let has_unix = config.listen.iter().any(|listen| matches!(listen, ListenAddr::Unix(_)));
-    if config.auth == ClientAuth::Cleartext && !has_unix {
-        let message = "auth = \"cleartext\": needs client_tls_cert and client_tls_key (or a Unix socket in listen): \
-                       passwords are only asked for where nobody can read them";
+    if config.auth == ClientAuth::Cleartext && open.len() == config.listen.len() {
+        let message = "auth = \"cleartext\": needs client_tls_cert and client_tls_key (or a loopback address or Unix \
+                       socket in listen): passwords are only asked for where nobody can read them";
         report.error(&source, message);
     }
     let passes = |database: &Database| database.unlisted_users == UnlistedUsers::PassThrough;

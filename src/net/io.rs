@@ -6,8 +6,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use socket2::{SockRef, Socket, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
 
@@ -18,6 +18,30 @@ pub enum Plain {
     Tcp(TcpStream),
     /// A Unix socket.
     Unix(UnixStream),
+}
+
+/// A second handle on a connection that may have to be given up, to see it end.
+#[derive(Debug)]
+pub enum Remains {
+    /// Of a TCP connection.
+    Tcp(Socket),
+    /// Of a Unix socket.
+    Unix(Socket),
+}
+
+impl Remains {
+    /// Ends our direction, drops what still arrives, and waits until the peer has closed its side, or the connection
+    /// broke. The caller limits the time.
+    pub async fn closed(self) {
+        let reopened = match self {
+            Remains::Tcp(socket) => TcpStream::from_std(socket.into()).map(Plain::Tcp),
+            Remains::Unix(socket) => UnixStream::from_std(socket.into()).map(Plain::Unix),
+        };
+        // Failing here or below means that it is over already.
+        let Ok(mut plain) = reopened else { return };
+        let _ = plain.shutdown().await;
+        let _ = tokio::io::copy(&mut plain, &mut tokio::io::sink()).await;
+    }
 }
 
 /// A transport.
@@ -58,6 +82,18 @@ impl Plain {
                 let _ = sock.set_tcp_user_timeout(None);
             }
         }
+    }
+
+    /// A second handle on it. It stays open until both are dropped.
+    ///
+    /// # Errors
+    /// There are no more descriptors.
+    pub fn remains(&self) -> io::Result<Remains> {
+        let socket = self.sock().try_clone()?;
+        Ok(match self {
+            Plain::Tcp(_) => Remains::Tcp(socket),
+            Plain::Unix(_) => Remains::Unix(socket),
+        })
     }
 
     /// Makes the coming close an RST, as a peer hears it of a machine that is gone. A Unix socket knows no such thing.

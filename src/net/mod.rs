@@ -9,5 +9,5 @@ mod socket;
 pub mod tls;
 
 pub use dial::{Endpoint, dial};
-pub use io::{Io, Plain};
+pub use io::{Io, Plain, Remains};
 pub use socket::{Socket, poll_forward};

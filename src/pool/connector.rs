@@ -9,7 +9,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::gate::{Gate, Place, Waiting};
 use super::{Lease, Places, Pool, Stored, shutting_down};
-use crate::backend::{Backend, ConnectError, Target, connect};
+use crate::backend::{Backend, ConnectError, Failed, Target, connect};
 use crate::config::PoolSize;
 use crate::error::Error;
 use crate::track::Params;
@@ -114,6 +114,14 @@ impl Connector {
     }
 }
 
+/// Keeps the places of an attempt that failed until the server has closed its side.
+pub(super) fn give_up(failed: Failed, places: impl Send + 'static) {
+    tokio::spawn(async move {
+        failed.closed().await;
+        drop(places);
+    });
+}
+
 impl Pool {
     /// One attempt to open a backend for who holds `places`.
     pub(super) async fn connect(self: &Arc<Self>, places: Places, deadline: Instant) -> Result<Outcome, Error> {
@@ -153,10 +161,18 @@ impl Pool {
             return Err(shutting_down());
         };
         let generation = self.generation.load(Ordering::Acquire);
-        let backend = connect(&target).await.map_err(|error| error.to_error(&target))?;
-        self.keep(backend, &target, shared, generation).await;
-        drop(places);
-        Ok(())
+        match connect(&target).await {
+            Ok(backend) => {
+                self.keep(backend, &target, shared, generation).await;
+                drop(places);
+                Ok(())
+            }
+            Err(failed) => {
+                let told = failed.error.to_error(&target);
+                give_up(failed, (places, shared));
+                Err(told)
+            }
+        }
     }
 
     /// Takes in a backend that was opened before the pool was, if there is room; otherwise it is closed.
@@ -199,13 +215,17 @@ impl Pool {
                     None => Outcome::Again(places),
                 })
             }
-            Err(error) => {
+            Err(failed) => {
                 self.metrics.connect_failed.inc();
-                let told = error.to_error(&target);
+                let told = failed.error.to_error(&target);
                 tracing::warn!(pool = %self.key, "connecting to the database failed: {told}");
-                let passing = error.is_passing();
-                self.connector.failed(error);
-                if passing { Ok(Outcome::Again(places)) } else { Err(told) }
+                self.connector.failed(failed.error.clone());
+                if !failed.error.is_passing() {
+                    give_up(failed, (places, shared));
+                    return Err(told);
+                }
+                failed.closed().await;
+                Ok(Outcome::Again(places))
             }
         }
     }
@@ -240,22 +260,13 @@ impl Pool {
         places.iter().any(|place| place.gate().waiting() > own)
     }
 
-    /// A place in every bound shared with other pools; an idle backend of another pool makes room if it must.
+    /// A place in every bound shared with other pools.
     async fn enter_shared(&self) -> Vec<Place> {
-        let mut places = Vec::with_capacity(self.shared.len());
-        for gate in &self.shared {
-            let place = match gate.try_enter() {
-                Some(place) => place,
-                None => {
-                    if let Some(registry) = self.registry.upgrade() {
-                        registry.evict(gate, self);
-                    }
-                    gate.enter().await
-                }
-            };
-            places.push(place);
+        match self.registry.upgrade() {
+            Some(registry) => registry.enter(&self.shared, Some(self)).await,
+            // The process is ending.
+            None => std::future::pending().await,
         }
-        places
     }
 
     /// What a new backend tells the pool, and what the pool gives it.

@@ -67,19 +67,8 @@ pub struct Pool {
     params: KnownParams,
 }
 
-/// Who asks for a lease.
-#[derive(Debug, Clone, Copy)]
-pub struct Borrower<'a> {
-    /// The client's number; 0: pgfunnel itself.
-    pub client: u64,
-    /// Its `application_name` at login.
-    pub application: &'a str,
-}
-
-impl Borrower<'_> {
-    /// pgfunnel's own errands.
-    pub const SELF: Borrower<'static> = Borrower { client: 0, application: "" };
-}
+/// What pgfunnel itself is called when it borrows for an errand of its own.
+pub const ERRAND: &str = "";
 
 /// The places that a lease holds.
 #[derive(Debug)]
@@ -102,18 +91,18 @@ impl Places {
 }
 
 impl Pool {
-    /// Waits for a lease, in order of arrival, at most `borrow_timeout`. Cancel-safe: dropped, it leaves the queue.
+    /// Waits for a lease for a client with this `application_name`, in order of arrival, at most `borrow_timeout`. Cancel-safe: dropped, it leaves the queue.
     ///
     /// # Errors
     /// 53300 when the time is over or the queue is full; the database's own error when it refuses us.
-    pub async fn borrow(self: &Arc<Self>, who: Borrower<'_>) -> Result<Lease, Error> {
-        let result = match self.borrow_now(who) {
+    pub async fn borrow(self: &Arc<Self>, application: &str) -> Result<Lease, Error> {
+        let result = match self.borrow_now(application) {
             Some(lease) => {
                 self.metrics.borrow_wait.observe(0.0);
                 return Ok(lease);
             }
             // Boxed: a client's task is as large as its largest wait, and most never wait.
-            None => Box::pin(self.borrow_waiting(who)).await,
+            None => Box::pin(self.borrow_waiting(application)).await,
         };
         if let Err(error) = &result {
             if error.code == SqlState::TOO_MANY_CONNECTIONS && error.side == Side::Proxy {
@@ -127,11 +116,11 @@ impl Pool {
 
     /// A lease without waiting: a free place and an idle backend.
     #[inline]
-    fn borrow_now(self: &Arc<Self>, who: Borrower<'_>) -> Option<Lease> {
+    fn borrow_now(self: &Arc<Self>, application: &str) -> Option<Lease> {
         if self.store.len() == 0 {
             return None;
         }
-        let application = match self.application_gate(who.application) {
+        let application = match self.application_gate(application) {
             Some(gate) => Some(gate.try_enter()?),
             None => None,
         };
@@ -149,7 +138,7 @@ impl Pool {
         }
     }
 
-    async fn borrow_waiting(self: &Arc<Self>, who: Borrower<'_>) -> Result<Lease, Error> {
+    async fn borrow_waiting(self: &Arc<Self>, application: &str) -> Result<Lease, Error> {
         let settings = self.settings.load_full();
         if self.waiting.load(Ordering::Acquire) >= settings.max_waiting {
             return Err(self.queue_full(&settings));
@@ -159,7 +148,7 @@ impl Pool {
         let _waiting = gate::Waiting::new(&self.waiting);
         let stage = AtomicUsize::new(0);
         let result = tokio::time::timeout_at(deadline.into(), async {
-            let places = self.enter(who, &stage).await;
+            let places = self.enter(application, &stage).await;
             self.obtain(places, deadline).await
         });
         let lease = match result.await {
@@ -174,8 +163,7 @@ impl Pool {
     async fn prove_credential(self: &Arc<Self>, target: Arc<Target>) -> Result<(), Error> {
         let settings = self.settings.load_full();
         let deadline = Instant::now() + settings.borrow_timeout;
-        let Ok(places) =
-            tokio::time::timeout_at(deadline.into(), self.enter(Borrower::SELF, &AtomicUsize::new(0))).await
+        let Ok(places) = tokio::time::timeout_at(deadline.into(), self.enter(ERRAND, &AtomicUsize::new(0))).await
         else {
             return Err(self.timed_out(&settings, 2));
         };
@@ -194,8 +182,8 @@ impl Pool {
     }
 
     /// Queues at every gate in turn; the narrow ones first, so that who waits there does not block the pool.
-    async fn enter(&self, who: Borrower<'_>, stage: &AtomicUsize) -> Places {
-        let application = match self.application_gate(who.application) {
+    async fn enter(&self, application: &str, stage: &AtomicUsize) -> Places {
+        let application = match self.application_gate(application) {
             Some(gate) => Some(gate.enter().await),
             None => None,
         };

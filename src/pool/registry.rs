@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use super::connector::Connector;
-use super::gate::UNLIMITED;
+use super::connector::{Connector, give_up};
+use super::gate::{Place, UNLIMITED};
 use super::params::KnownParams;
 use super::store::Store;
-use super::{Gate, Places, Pool, upkeep};
+use super::{Gate, Places, Pool, shutting_down, upkeep};
 use crate::backend::{Credential, KeySource, Target, connect};
 use crate::config::{self, BackendTlsMode, Config, PoolSettings, PoolSize};
 use crate::error::{Error, Side, SqlState};
@@ -90,11 +90,19 @@ impl Registry {
         Ok(pool.clone())
     }
 
-    /// Finds out whether PostgreSQL accepts a credential, by logging in with it. A pool is made only if it does.
+    /// Finds out whether PostgreSQL accepts a credential, by logging in with it. A pool is made only if it does. One
+    /// caller per key at a time: while there is no pool, nothing else bounds its backends.
     ///
     /// # Errors
     /// PostgreSQL's own; 53300 if no backend may be opened within `borrow_timeout`.
     pub async fn prove(self: &Arc<Self>, key: &PoolKey, credential: Credential) -> Result<(), Error> {
+        // A task of its own: a client that gives up leaves no connection behind that is not counted.
+        let (registry, key) = (self.clone(), key.clone());
+        let proving = tokio::spawn(async move { registry.prove_now(&key, credential).await });
+        proving.await.unwrap_or_else(|_| Err(shutting_down()))
+    }
+
+    async fn prove_now(self: &Arc<Self>, key: &PoolKey, credential: Credential) -> Result<(), Error> {
         let config = self.config();
         let target = Arc::new(self.target(&config, key, credential.clone())?);
         let known = self.pools.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned();
@@ -102,14 +110,8 @@ impl Registry {
             return pool.prove_credential(target).await;
         }
         let limit = config.database(&key.database).map_or(Duration::ZERO, |database| database.pool.borrow_timeout);
-        let enter = async {
-            let mut places = Vec::new();
-            for gate in self.shared_gates(&config, &key.database) {
-                places.push(gate.enter().await);
-            }
-            places
-        };
-        let Ok(places) = tokio::time::timeout(limit, enter).await else {
+        let gates = self.shared_gates(&config, &key.database);
+        let Ok(places) = tokio::time::timeout(limit, self.enter(&gates, None)).await else {
             return Err(Error::new(
                 Side::Proxy,
                 SqlState::TOO_MANY_CONNECTIONS,
@@ -117,9 +119,32 @@ impl Registry {
             )
             .hint("Raise max_backends or borrow_timeout."));
         };
-        let backend = connect(&target).await.map_err(|error| error.to_error(&target))?;
-        self.pool(key, credential)?.adopt(backend, &target, places).await;
-        Ok(())
+        match connect(&target).await {
+            Ok(backend) => {
+                self.pool(key, credential)?.adopt(backend, &target, places).await;
+                Ok(())
+            }
+            Err(failed) => {
+                let told = failed.error.to_error(&target);
+                give_up(failed, places);
+                Err(told)
+            }
+        }
+    }
+
+    /// A place behind every gate; an idle backend of another pool than `except` makes room if it must.
+    pub(super) async fn enter(&self, gates: &[Arc<Gate>], except: Option<&Pool>) -> Vec<Place> {
+        let mut places = Vec::with_capacity(gates.len());
+        for gate in gates {
+            places.push(match gate.try_enter() {
+                Some(place) => place,
+                None => {
+                    self.evict(gate, except);
+                    gate.enter().await
+                }
+            });
+        }
+        places
     }
 
     /// The bounds that a database's pools share: the database's own, the process's.
@@ -220,10 +245,10 @@ impl Registry {
     }
 
     /// Closes an idle backend of another pool behind the same gate.
-    pub(super) fn evict(&self, gate: &Arc<Gate>, except: &Pool) {
+    fn evict(&self, gate: &Arc<Gate>, except: Option<&Pool>) {
         for pool in self.all() {
             let shares = pool.shared.iter().any(|other| Arc::ptr_eq(other, gate));
-            if !shares || std::ptr::eq(&*pool, except) || pool.store.len() == 0 {
+            if !shares || except.is_some_and(|except| std::ptr::eq(&*pool, except)) || pool.store.len() == 0 {
                 continue;
             }
             let Some(place) = pool.gate.try_enter() else { continue };

@@ -11,9 +11,10 @@ use super::replies::Lost;
 use super::{BACKLOG, End, Outcome, Session, limits, shutting_down};
 use crate::backend::Unfinished;
 use crate::cancel::Order;
+use crate::config::PoolMode;
 use crate::error::{Error, Side, SqlState};
 use crate::metrics::metrics;
-use crate::pool::{Borrower, Lease};
+use crate::pool::Lease;
 use crate::track::Effects;
 use crate::wire::backend::Status;
 
@@ -53,8 +54,7 @@ impl Session {
 
     /// Waits in the pool's queue. A client that leaves, cancels or is told to stop while it waits leaves the queue.
     async fn wait_for_lease(&mut self) -> Result<Lease, NoLease> {
-        let who = Borrower { client: self.handle.id, application: &self.application };
-        let mut borrowing = pin!(self.pool.borrow(who));
+        let mut borrowing = pin!(self.pool.borrow(&self.application));
         let (client, handle) = (&mut self.client, &self.handle);
         std::future::poll_fn(|cx| {
             if let Poll::Ready(result) = borrowing.as_mut().poll(cx) {
@@ -93,6 +93,10 @@ impl Session {
         self.limits.relax(self.client.io());
         if lease.residue.any(Effects::PARAMETERS) {
             lease.params = None;
+        }
+        if self.mode() == PoolMode::Session {
+            // A whole session was spent here, and what functions did in it cannot be seen.
+            lease.residue.add(Effects::UNSEEN);
         }
         if let Outcome::Done = outcome {
             if self.breaks_statement_mode(&lease) {

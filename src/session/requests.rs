@@ -9,14 +9,17 @@ use super::statements::put_parse;
 use crate::error::{Error, Side, SqlState};
 use crate::pool::Lease;
 use crate::prepared::{self, Unnamed, UnnamedStatement};
-use crate::track::Effects;
 use crate::track::effects::{self, EXAMINED};
+use crate::track::{Effects, PinReason};
 use crate::wire::backend::{self};
 use crate::wire::frontend::{self as tag, Named};
 use crate::wire::{HEADER, Header};
 
 /// A Parse up to this size is kept whole, to be sent to other backends; a client with a larger one is pinned.
-pub(super) const LARGEST_PARSE: usize = 1024 * 1024;
+pub(super) const LARGEST_PARSE: usize = EXAMINED;
+
+/// The names at the start of a Bind end before this; what PostgreSQL cuts at 63 bytes is never longer.
+pub(super) const LONGEST_NAMES: usize = 16 * 1024;
 
 /// What the client wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +48,7 @@ impl Session {
                 tag::SYNC | tag::FLUSH | tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL | tag::CLOSE => {
                     let Some(body) = unseen.get(HEADER..header.total) else {
                         // Stray COPY data may be large: it is dropped as it comes, by a backend's side of the code.
-                        return Ok(if header.total > EXAMINED { None } else { Some(Wish::More) });
+                        return Ok(if header.total > LONGEST_NAMES { None } else { Some(Wish::More) });
                     };
                     match (header.tag, Named::decode(body)) {
                         (tag::SYNC, _) => backend::ready_idle(self.client.output()),
@@ -130,7 +133,7 @@ impl Session {
             tag::FLUSH => {}
             tag::FUNCTION_CALL => {
                 // It may call anything.
-                self.note_effects(Effects::UNSEEN, b"function call", lease);
+                self.note_effects(PinReason::Hidden.effect() | Effects::UNSEEN, b"function call", lease);
                 self.open_batch = false;
                 self.pipeline.push(Expect::Query(0));
             }
@@ -166,13 +169,13 @@ impl Session {
     }
 
     /// The body of a message that must be seen whole, or as much as is examined of a large one. `None`: wait.
-    fn examined(&self, header: Header, largest: usize) -> Option<&[u8]> {
-        let end = header.total.min(largest + HEADER + 1);
+    fn examined(&self, header: Header) -> Option<&[u8]> {
+        let end = header.total.min(EXAMINED + HEADER + 1);
         self.client.unseen().get(HEADER..end)
     }
 
     fn query(&mut self, header: Header, lease: &mut Lease) -> bool {
-        let Some(body) = self.examined(header, EXAMINED) else { return false };
+        let Some(body) = self.examined(header) else { return false };
         let effects = Effects::of(body.strip_suffix(b"\0").unwrap_or(body));
         let mut renamed = None;
         if effects != Effects::NONE {
@@ -255,7 +258,8 @@ fn needed(header: Header) -> usize {
     match header.tag {
         tag::PARSE if header.body() > LARGEST_PARSE => HEADER,
         tag::PARSE | tag::DESCRIBE | tag::CLOSE => header.total,
-        tag::QUERY | tag::BIND => header.total.min(EXAMINED + HEADER + 1),
+        tag::QUERY => header.total.min(EXAMINED + HEADER + 1),
+        tag::BIND => header.total.min(LONGEST_NAMES),
         _ => HEADER,
     }
 }

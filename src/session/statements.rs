@@ -7,10 +7,9 @@ use bytes::{BufMut, BytesMut};
 
 use super::Session;
 use super::pipeline::{Closed, Expect, Parsed};
-use super::requests::LARGEST_PARSE;
+use super::requests::{LARGEST_PARSE, LONGEST_NAMES};
 use crate::pool::Lease;
 use crate::prepared::{self, Unnamed, UnnamedStatement};
-use crate::track::effects::EXAMINED;
 use crate::track::{Effects, PinReason};
 use crate::wire::backend::{self, Status};
 use crate::wire::frontend::{self as tag, Named, Parse};
@@ -174,7 +173,7 @@ impl Session {
         let unseen = self.client.unseen();
         let end = unseen.len().min(header.total);
         let Some((portal, name)) = tag::bind_names(unseen.get(HEADER..end).unwrap_or_default()) else {
-            if end < header.total && end <= EXAMINED {
+            if end < header.total && end < LONGEST_NAMES {
                 return false;
             }
             return self.pass_bind(header);

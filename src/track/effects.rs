@@ -7,8 +7,8 @@ use aho_corasick::{AhoCorasick, AhoCorasickBuilder};
 
 use super::tokens::{Token, Tokens};
 
-/// Texts above this are not examined to their end; they count as [`Effects::UNSEEN`].
-pub const EXAMINED: usize = 16 * 1024;
+/// Texts above this are not examined to their end; they count as [`PinReason::Large`].
+pub const EXAMINED: usize = 1024 * 1024;
 
 /// A set of effects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -142,7 +142,7 @@ impl Effects {
     /// byte patterns; only a text that has one of them is tokenized.
     pub fn of(text: &[u8]) -> Effects {
         let (examined, mut effects) = match text.get(..EXAMINED) {
-            Some(start) if text.len() > EXAMINED => (start, Effects::UNSEEN),
+            Some(start) if text.len() > EXAMINED => (start, PinReason::Large.effect() | Effects::UNSEEN),
             _ => (text, Effects::NONE),
         };
         let trimmed = examined.trim_ascii_end();
@@ -445,7 +445,7 @@ mod tests {
         assert!(Effects::of(b"reset all").any(Effects::PARAMETERS));
         assert_eq!(reasons("DO $$ begin end $$"), ["hidden"]);
         assert_eq!(reasons("call p()"), ["hidden"]);
-        assert!(Effects::of(&b"select 1 ".repeat(10_000)).any(Effects::UNSEEN));
+        assert!(Effects::of(&b"select 1 ".repeat(200_000)).any(PinReason::Large.effect()));
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub const EMPTY_QUERY: u8 = b'I';
 pub const ERROR: u8 = b'E';
 /// NoData.
 pub const NO_DATA: u8 = b'n';
+/// NegotiateProtocolVersion.
+pub const NEGOTIATE_VERSION: u8 = b'v';
 /// NoticeResponse.
 pub const NOTICE: u8 = b'N';
 /// NotificationResponse.
@@ -191,7 +193,7 @@ pub fn key_data(out: &mut BytesMut, pid: i32, key: &[u8]) {
 /// NegotiateProtocolVersion: the newest minor version spoken, and the protocol options not known. PostgreSQL sends
 /// the whole version number (`src/backend/tcop/backend_startup.c`, `SendNegotiateProtocolVersion`).
 pub fn negotiate_version(out: &mut BytesMut, spoken: Version, unknown: &[&str]) {
-    message(b'v', out, |out| {
+    message(NEGOTIATE_VERSION, out, |out| {
         out.put_u16(spoken.major);
         out.put_u16(spoken.minor);
         out.put_i32(unknown.len() as i32);
