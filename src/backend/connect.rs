@@ -8,7 +8,7 @@ use thiserror::Error as ThisError;
 use tokio_rustls::TlsStream;
 
 use super::login::{Credential, KeySource, LoggedIn, login};
-use super::{Backend, CLOSE_TIMEOUT, Identity};
+use super::{Backend, Identity};
 use crate::config::BackendTlsMode;
 use crate::error::{Error, Side, SqlState};
 use crate::net::tls::{BackendTls, peer_end_point};
@@ -119,11 +119,10 @@ impl Failed {
     }
 }
 
+/// A vanished host is noticed by keepalive, which ends this.
 async fn end(remains: Option<Remains>) {
-    if let Some(remains) = remains
-        && tokio::time::timeout(CLOSE_TIMEOUT, remains.closed()).await.is_err()
-    {
-        tracing::warn!("the server has not closed a failed connection within {CLOSE_TIMEOUT:?}");
+    if let Some(remains) = remains {
+        remains.closed().await;
     }
 }
 

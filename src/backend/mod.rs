@@ -22,9 +22,9 @@ use crate::wire::backend as tag;
 use crate::wire::backend::{ErrorFields, Status};
 use crate::wire::{HEADER, Header};
 
-/// How long PostgreSQL may take to end a connection that we end. A session ends in milliseconds; a vanished host never
-/// does, and is then no longer counted.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long PostgreSQL may take to end a connection that we end before that is worth a warning. A session ends in
+/// milliseconds.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where PostgreSQL knows this backend, for cancelling.
 pub struct Identity {
@@ -131,32 +131,36 @@ impl Backend {
     }
 
     /// Ends the connection and waits until the server has closed its side, so that it no longer counts there. What it
-    /// still runs is cancelled.
-    pub async fn close(&mut self) {
+    /// `may_run` is cancelled.
+    pub async fn close(&mut self, may_run: bool) {
         self.broken = true;
-        if self.status != Status::Idle {
+        if may_run {
             // The server looks at its socket only between statements.
             let _ = cancel(&self.identity).await;
         }
         postgres_protocol::message::frontend::terminate(self.socket.output());
-        let ended = async {
-            if self.socket.flush().await.is_ok() {
-                self.socket.shutdown().await;
-            }
-            loop {
-                let unseen = self.socket.unseen().len();
-                self.socket.consume(unseen);
-                match std::future::poll_fn(|cx| self.socket.poll_fill(cx)).await {
-                    Ok(n) if n > 0 => {}
-                    _ => return,
-                }
-            }
-        };
-        if tokio::time::timeout(CLOSE_TIMEOUT, ended).await.is_err() {
+        if tokio::time::timeout(CLOSE_PATIENCE, self.ended()).await.is_err() {
+            let pid = self.identity.pid;
             tracing::warn!(
-                backend = self.identity.pid,
-                "the server has not closed a connection within {CLOSE_TIMEOUT:?}"
+                backend = pid,
+                "the server has not closed a connection for {CLOSE_PATIENCE:?}; it still counts"
             );
+            // A vanished host is noticed by keepalive, which ends this.
+            self.ended().await;
+        }
+    }
+
+    async fn ended(&mut self) {
+        if self.socket.flush().await.is_ok() {
+            self.socket.shutdown().await;
+        }
+        loop {
+            let unseen = self.socket.unseen().len();
+            self.socket.consume(unseen);
+            match std::future::poll_fn(|cx| self.socket.poll_fill(cx)).await {
+                Ok(n) if n > 0 => {}
+                _ => return,
+            }
         }
     }
 }

@@ -20,18 +20,21 @@ const REMEMBERED: Duration = Duration::from_secs(30);
 /// Users remembered.
 const CAPACITY: usize = 10_000;
 
-/// Callers that may be waiting at one time before keys that nobody waits for are forgotten.
+/// Logins that may be waiting at one time before those that nobody waits for are forgotten.
 const ASKING: usize = 1_000;
 
 type Turn = Arc<tokio::sync::Mutex<()>>;
 
-type Accepted = LruCache<(PoolKey, [u8; 32]), Instant, RandomState>;
+/// Who, and the fingerprint of a password.
+type Login = (PoolKey, [u8; 32]);
+
+type Accepted = LruCache<Login, Instant, RandomState>;
 
 /// Passwords that PostgreSQL has accepted lately, as fingerprints.
 pub struct PassedThrough {
     accepted: Mutex<Accepted>,
     /// Who waits for PostgreSQL's word, or for the one who does.
-    asking: Mutex<HashMap<PoolKey, Turn>>,
+    asking: Mutex<HashMap<Login, Turn>>,
     secret: ProcessSecret,
 }
 
@@ -54,29 +57,29 @@ impl PassedThrough {
     ) -> Result<Credential, Error> {
         let credential = Credential::Password(password.clone());
         let entry = (key.clone(), self.secret.fingerprint(&[b"pass through", password.0.as_bytes()]));
-        if self.knows(&entry) {
-            return Ok(credential);
-        }
-        // One at a time: the others of a burst find the answer there.
-        let turn = self.turn(key);
-        let _held = turn.lock().await;
         if !self.knows(&entry) {
-            registry.prove(key, credential.clone()).await?;
-            self.lock().insert(entry, Instant::now());
+            // One at a time: the others of a burst find the answer there. A wrong password delays nobody else.
+            let turn = self.turn(&entry);
+            let _held = turn.lock().await;
+            if !self.knows(&entry) {
+                registry.prove(key, credential.clone()).await?;
+                self.lock().insert(entry, Instant::now());
+            }
         }
-        Ok(credential)
+        // A password that was right a moment ago must not replace one that is newer.
+        Ok(registry.credential(key).unwrap_or(credential))
     }
 
-    fn knows(&self, entry: &(PoolKey, [u8; 32])) -> bool {
+    fn knows(&self, entry: &Login) -> bool {
         self.lock().get(entry).is_some_and(|at| at.elapsed() < REMEMBERED)
     }
 
-    fn turn(&self, key: &PoolKey) -> Turn {
+    fn turn(&self, entry: &Login) -> Turn {
         let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
         if asking.len() >= ASKING {
             asking.retain(|_, turn| Arc::strong_count(turn) > 1);
         }
-        asking.entry(key.clone()).or_default().clone()
+        asking.entry(entry.clone()).or_default().clone()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Accepted> {

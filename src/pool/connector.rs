@@ -114,8 +114,8 @@ impl Connector {
     }
 }
 
-/// Keeps the places of an attempt that failed until the server has closed its side.
-pub(super) fn give_up(failed: Failed, places: impl Send + 'static) {
+/// Keeps an attempt's places in the bounds until the server has closed its side.
+pub(super) fn give_up(failed: Failed, places: Vec<Place>) {
     tokio::spawn(async move {
         failed.closed().await;
         drop(places);
@@ -149,52 +149,16 @@ impl Pool {
         }
     }
 
-    /// Logs in with another credential than the pool's, to find out whether PostgreSQL accepts it. The backend is then
-    /// the pool's.
-    pub(super) async fn prove(
-        self: &Arc<Self>,
-        places: Places,
-        target: Arc<Target>,
-        deadline: Instant,
-    ) -> Result<(), Error> {
-        let Ok(shared) = tokio::time::timeout_at(deadline.into(), self.enter_shared()).await else {
-            return Err(shutting_down());
-        };
-        let generation = self.generation.load(Ordering::Acquire);
-        match connect(&target).await {
-            Ok(backend) => {
-                self.keep(backend, &target, shared, generation).await;
-                drop(places);
-                Ok(())
-            }
-            Err(failed) => {
-                let told = failed.error.to_error(&target);
-                give_up(failed, (places, shared));
-                Err(told)
-            }
-        }
-    }
-
-    /// Takes in a backend that was opened before the pool was, if there is room; otherwise it is closed.
-    pub(super) async fn adopt(&self, mut backend: Backend, target: &Target, shared: Vec<Place>) {
-        match self.gate.try_enter().filter(|_| !self.is_overfull()) {
-            Some(place) => {
-                self.keep(backend, target, shared, self.generation.load(Ordering::Acquire)).await;
-                drop(place);
-            }
-            None => backend.close().await,
-        }
-    }
-
-    async fn keep(&self, backend: Backend, target: &Target, places: Vec<Place>, generation: u64) {
+    /// Takes in a new backend with its places in the bounds; it is idle then.
+    pub(super) async fn keep(&self, backend: Backend, target: &Target, places: Vec<Place>, generation: u64) {
         self.metrics.connected.inc();
         let backend = Box::new(self.welcome(backend, target).await);
-        self.store.add(Stored { backend, places, generation });
+        self.store.add(Stored { backend, _places: places, generation });
     }
 
     async fn attempt(self: &Arc<Self>, places: Places, deadline: Instant, spare: bool) -> Result<Outcome, Error> {
         let reserved = tokio::time::timeout_at(deadline.into(), self.reserve(spare)).await;
-        let Ok(Some((_slot, shared))) = reserved else { return Ok(Outcome::Again(places)) };
+        let Ok(Some((slot, reserved))) = reserved else { return Ok(Outcome::Again(places)) };
         if (self.store.len() > 0 && !spare)
             || self.connector.pause(&self.target.load()).is_ok_and(|pause| pause.is_some())
         {
@@ -209,7 +173,7 @@ impl Pool {
         match opened {
             Ok(backend) => {
                 self.connector.forget_trouble();
-                self.keep(backend, &target, shared, generation).await;
+                self.keep(backend, &target, reserved, generation).await;
                 Ok(match self.store.take() {
                     Some(taken) => Outcome::Connected(Lease::new(self.clone(), taken, places)),
                     None => Outcome::Again(places),
@@ -220,23 +184,26 @@ impl Pool {
                 let told = failed.error.to_error(&target);
                 tracing::warn!(pool = %self.key, "connecting to the database failed: {told}");
                 self.connector.failed(failed.error.clone());
-                if !failed.error.is_passing() {
-                    give_up(failed, (places, shared));
-                    return Err(told);
-                }
-                failed.closed().await;
-                Ok(Outcome::Again(places))
+                let passing = failed.error.is_passing();
+                drop(slot);
+                give_up(failed, reserved);
+                if passing { Ok(Outcome::Again(places)) } else { Err(told) }
             }
         }
     }
 
-    /// The right to open a backend: a turn to connect, and a place in every shared bound. `None`: a backend of this
-    /// pool came free first, which serves as well.
+    /// The right to open a backend: a turn to connect, and a place in every bound; an idle backend of another pool makes
+    /// room if it must. `None`: a backend of this pool came free first, which serves as well.
     async fn reserve(&self, spare: bool) -> Option<(Place, Vec<Place>)> {
         let _reserving = Waiting::new(&self.connector.reserving);
+        // Who gives one back looks for us after that, and we look for it after having said that we wait.
+        if self.store.len() > 0 && !spare {
+            return None;
+        }
+        let registry = self.registry.upgrade()?;
         let reserved = async {
             let slot = self.connector.slots.enter().await;
-            (slot, self.enter_shared().await)
+            (slot, self.bounds.enter(|gate| registry.evict(gate, Some(self))).await)
         };
         tokio::select! {
             biased;
@@ -248,24 +215,8 @@ impl Pool {
     /// Who waits to open a backend need not, if one came back.
     #[inline]
     pub(super) fn note_returned(&self) {
-        if self.connector.reserving.load(Ordering::Acquire) > 0 {
+        if self.connector.reserving.load(Ordering::SeqCst) > 0 {
             self.connector.returned.notify_one();
-        }
-    }
-
-    /// Whether pools that share a bound with this one need its backends more.
-    #[inline]
-    pub(super) fn others_starve(&self, places: &[Place]) -> bool {
-        let own = self.connector.reserving.load(Ordering::Acquire);
-        places.iter().any(|place| place.gate().waiting() > own)
-    }
-
-    /// A place in every bound shared with other pools.
-    async fn enter_shared(&self) -> Vec<Place> {
-        match self.registry.upgrade() {
-            Some(registry) => registry.enter(&self.shared, Some(self)).await,
-            // The process is ending.
-            None => std::future::pending().await,
         }
     }
 

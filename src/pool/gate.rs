@@ -22,8 +22,6 @@ pub struct Gate {
 #[derive(Debug)]
 pub struct Place {
     gate: Arc<Gate>,
-    /// It was taken away: nobody follows on it.
-    forfeited: bool,
 }
 
 impl Gate {
@@ -42,7 +40,7 @@ impl Gate {
     #[inline]
     pub fn try_enter(self: &Arc<Self>) -> Option<Place> {
         self.semaphore.try_acquire().ok()?.forget();
-        Some(Place { gate: self.clone(), forfeited: false })
+        Some(Place { gate: self.clone() })
     }
 
     /// Waits for a place. Cancel-safe: dropped, it leaves the queue.
@@ -56,7 +54,7 @@ impl Gate {
             Ok(permit) => permit.forget(),
             Err(_) => std::future::pending().await,
         }
-        Place { gate: self.clone(), forfeited: false }
+        Place { gate: self.clone() }
     }
 
     /// Changes the number of places. Nobody inside is disturbed.
@@ -105,31 +103,10 @@ impl Gate {
     }
 }
 
-impl Place {
-    /// Gives the place up for good, if the gate was made smaller by more than have left since. `true`: it did.
-    #[inline]
-    pub(super) fn forfeit(&mut self) -> bool {
-        if self.gate.debt.load(Ordering::Acquire) == 0 || self.forfeited {
-            return self.forfeited;
-        }
-        let paid = self.gate.debt.fetch_update(Ordering::AcqRel, Ordering::Acquire, |debt| debt.checked_sub(1));
-        self.forfeited = paid.is_ok();
-        self.forfeited
-    }
-
-    /// Where it is.
-    #[inline]
-    pub(super) fn gate(&self) -> &Gate {
-        &self.gate
-    }
-}
-
 impl Drop for Place {
     #[inline]
     fn drop(&mut self) {
-        if !self.forfeited {
-            self.gate.leave();
-        }
+        self.gate.leave();
     }
 }
 

@@ -27,11 +27,11 @@ impl Lease {
     /// closed.
     #[inline]
     pub fn release(mut self) {
-        let Some((mut taken, mut places)) = self.held.take() else { return };
+        let Some((mut taken, places)) = self.held.take() else { return };
         self.pool.active.fetch_sub(1, Ordering::AcqRel);
-        let unwanted = !self.pool.is_current(&taken) || self.pool.others_starve(&taken.places) || places.forfeit();
+        let unwanted = !self.pool.is_current(&taken) || self.pool.bounds.others_wait() || self.pool.has_surplus();
         if taken.backend.broken || taken.backend.status != Status::Idle || unwanted {
-            self.pool.close(taken, places);
+            self.pool.close(taken);
             return;
         }
         taken.backend.idle_since = Instant::now();
@@ -59,9 +59,10 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some((taken, places)) = self.held.take() {
+        if let Some((mut taken, _places)) = self.held.take() {
             self.pool.active.fetch_sub(1, Ordering::AcqRel);
-            self.pool.close(taken, places);
+            taken.backend.broken = true;
+            self.pool.close(taken);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Pools: who may have a backend, which one, and when it is given up. `borrow` is all that the rest sees of
 //! reservations and bounds, the fair queue, connecting and bb8.
 
+mod bounds;
 mod connector;
 mod gate;
 mod lease;
@@ -15,7 +16,6 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use tokio::task::JoinHandle;
 
 pub use gate::{Gate, Place};
 pub use lease::Lease;
@@ -26,6 +26,8 @@ use crate::config::PoolSettings;
 use crate::error::{Error, Side, SqlState};
 use crate::metrics::{PoolMetrics, metrics};
 use crate::prepared;
+use crate::wire::backend::Status;
+use bounds::Bounds;
 use connector::Connector;
 use params::KnownParams;
 use store::{Store, Stored, Taken};
@@ -52,9 +54,9 @@ pub struct Pool {
     pub clients: Arc<AtomicUsize>,
     /// Clients that hold a lease.
     pub active: AtomicUsize,
+    /// Who may have a lease: the queue.
     gate: Arc<Gate>,
-    /// Bounds shared with other pools: the database's, the process's.
-    shared: Vec<Arc<Gate>>,
+    bounds: Bounds,
     registry: Weak<Registry>,
     user: Arc<Gate>,
     applications: Mutex<HashMap<String, Arc<Gate>>>,
@@ -70,24 +72,12 @@ pub struct Pool {
 /// What pgfunnel itself is called when it borrows for an errand of its own.
 pub const ERRAND: &str = "";
 
-/// The places that a lease holds.
+/// The places that a lease holds: those of its application and user, where they have a limit, and the pool's.
 #[derive(Debug)]
 struct Places {
     _application: Option<Place>,
     _user: Option<Place>,
-    pool: Option<Place>,
-}
-
-impl Places {
-    /// Gives up the place in a pool that was made smaller. `true`: the backend must go with it.
-    fn forfeit(&mut self) -> bool {
-        self.pool.as_mut().is_some_and(Place::forfeit)
-    }
-
-    /// Only one at the pool's gate, or none.
-    fn of_pool(place: Option<Place>) -> Self {
-        Self { _application: None, _user: None, pool: place }
-    }
+    _pool: Place,
 }
 
 impl Pool {
@@ -128,11 +118,11 @@ impl Pool {
             true => Some(self.user.try_enter()?),
             false => None,
         };
-        let places = Places { _application: application, _user: user, pool: Some(self.gate.try_enter()?) };
+        let places = Places { _application: application, _user: user, _pool: self.gate.try_enter()? };
         match self.take()? {
             (taken, true) => Some(Lease::new(self.clone(), taken, places)),
             (dead, false) => {
-                self.close(dead, places);
+                self.close(dead);
                 None
             }
         }
@@ -159,28 +149,6 @@ impl Pool {
         Ok(lease)
     }
 
-    /// Logs in with another credential, in a place of its own.
-    async fn prove_credential(self: &Arc<Self>, target: Arc<Target>) -> Result<(), Error> {
-        let settings = self.settings.load_full();
-        let deadline = Instant::now() + settings.borrow_timeout;
-        let Ok(places) = tokio::time::timeout_at(deadline.into(), self.enter(ERRAND, &AtomicUsize::new(0))).await
-        else {
-            return Err(self.timed_out(&settings, 2));
-        };
-        // A place is not enough: with as many idle backends as there may be, one of them must go first.
-        let places = match self.is_overfull() {
-            true => match self.store.take() {
-                Some(surplus) => match self.close(surplus, places) {
-                    Some(closing) => closing.await.map_err(|_| shutting_down())?,
-                    None => return Err(shutting_down()),
-                },
-                None => places,
-            },
-            false => places,
-        };
-        self.prove(places, target, deadline).await
-    }
-
     /// Queues at every gate in turn; the narrow ones first, so that who waits there does not block the pool.
     async fn enter(&self, application: &str, stage: &AtomicUsize) -> Places {
         let application = match self.application_gate(application) {
@@ -193,7 +161,7 @@ impl Pool {
             false => None,
         };
         stage.store(2, Ordering::Relaxed);
-        Places { _application: application, _user: user, pool: Some(self.gate.enter().await) }
+        Places { _application: application, _user: user, _pool: self.gate.enter().await }
     }
 
     /// With a place: an idle backend, or a new one.
@@ -201,11 +169,10 @@ impl Pool {
         loop {
             places = match self.take() {
                 Some((taken, true)) => return Ok(Lease::new(self.clone(), taken, places)),
-                // It keeps our place until it is gone; then the place is ours again.
-                Some((dead, false)) => match self.close(dead, places) {
-                    Some(closing) => closing.await.map_err(|_| shutting_down())?,
-                    None => return Err(shutting_down()),
-                },
+                Some((dead, false)) => {
+                    self.close(dead);
+                    places
+                }
                 None => match self.connect(places, deadline).await? {
                     connector::Outcome::Connected(lease) => return Ok(lease),
                     connector::Outcome::Again(places) => places,
@@ -224,20 +191,19 @@ impl Pool {
         Some((taken, usable))
     }
 
-    /// Closes a backend in the background. It keeps its places until the server has closed its side, and the task yields
-    /// them then.
-    fn close(self: &Arc<Self>, mut taken: Taken, places: Places) -> Option<JoinHandle<Places>> {
+    /// Closes a backend in the background. It keeps its places in the bounds until the server has closed its side.
+    fn close(self: &Arc<Self>, mut taken: Taken) {
+        let may_run = taken.backend.broken || taken.backend.status != Status::Idle;
         taken.backend.broken = true;
         // Without a runtime the process is ending, and every connection with it.
-        let runtime = tokio::runtime::Handle::try_current().ok()?;
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let pool = self.clone();
         pool.closing.fetch_add(1, Ordering::AcqRel);
-        Some(runtime.spawn(async move {
-            taken.backend.close().await;
+        runtime.spawn(async move {
+            taken.backend.close(may_run).await;
             drop(taken);
             pool.closing.fetch_sub(1, Ordering::AcqRel);
-            places
-        }))
+        });
     }
 
     fn application_gate(&self, application: &str) -> Option<Arc<Gate>> {
@@ -261,6 +227,7 @@ impl Pool {
     /// Changes the number of backends that may be. Surplus idle ones are closed by the upkeep.
     pub fn resize(&self, size: usize) {
         self.gate.resize(size);
+        self.bounds.own().resize(size);
     }
 
     /// Whether it lives where new backends go.
@@ -269,16 +236,20 @@ impl Pool {
         taken.generation == self.generation.load(Ordering::Relaxed)
     }
 
-    /// Whether there are more backends than may be: more are lent than the gate lets in, or idle ones come on top.
-    fn is_overfull(&self) -> bool {
-        self.store.len() + self.gate.inside() > self.gate.size()
+    /// Whether there are more backends than may be, since the pool was made smaller; those that are being closed do not
+    /// count.
+    #[inline]
+    fn has_surplus(&self) -> bool {
+        let own = self.bounds.own();
+        let inside = own.inside();
+        inside > own.size() && inside.saturating_sub(self.closing.load(Ordering::Acquire)) > own.size()
     }
 
     /// The figures that explain a refusal.
     fn figures(&self) -> String {
         format!(
             "{} of {} backends lent, {} idle, {} connecting, {} closing, {} clients waiting",
-            self.gate.inside().saturating_sub(self.connector.connecting() + self.closing.load(Ordering::Acquire)),
+            self.active.load(Ordering::Acquire),
             self.gate.size(),
             self.store.len(),
             self.connector.connecting(),
@@ -339,8 +310,7 @@ impl Pool {
         for (state, count) in [("active", active), ("waiting", waiting), ("idle", idle)] {
             metrics().clients.with_label_values(&[database, user, state]).set(count as i64);
         }
-        let lent = self.gate.inside().saturating_sub(closing + connecting);
-        let states = [("active", lent), ("idle", self.store.len()), ("connecting", connecting), ("closing", closing)];
+        let states = [("active", active), ("idle", self.store.len()), ("connecting", connecting), ("closing", closing)];
         for (state, count) in states {
             metrics().backends.with_label_values(&[database, user, state]).set(count as i64);
         }

@@ -2,17 +2,18 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+use super::bounds::Bounds;
 use super::connector::{Connector, give_up};
-use super::gate::{Place, UNLIMITED};
+use super::gate::UNLIMITED;
 use super::params::KnownParams;
 use super::store::Store;
-use super::{Gate, Places, Pool, shutting_down, upkeep};
+use super::{Gate, Pool, shutting_down, upkeep};
 use crate::backend::{Credential, KeySource, Target, connect};
 use crate::config::{self, BackendTlsMode, Config, PoolSettings, PoolSize};
 use crate::error::{Error, Side, SqlState};
@@ -35,15 +36,19 @@ impl fmt::Display for PoolKey {
     }
 }
 
-type Gates = Mutex<HashMap<String, Arc<Gate>>>;
+/// Rounds of upkeep that a pool may be deserted before it is forgotten.
+const DESERTED: u32 = 600;
+
+type Gates<K> = Mutex<HashMap<K, Arc<Gate>>>;
 
 /// All pools of the process.
 pub struct Registry {
     config: ArcSwap<Config>,
     pools: RwLock<HashMap<PoolKey, Arc<Pool>>>,
     process: Arc<Gate>,
-    databases: Gates,
-    users: Gates,
+    own: Gates<PoolKey>,
+    databases: Gates<String>,
+    users: Gates<String>,
     keys: Arc<dyn KeySource>,
     tls: Mutex<Vec<(config::BackendTls, Arc<BackendTls>)>>,
 }
@@ -55,6 +60,7 @@ impl Registry {
             process: Gate::new(config.max_backends),
             config: ArcSwap::new(config),
             pools: RwLock::default(),
+            own: Mutex::default(),
             databases: Mutex::default(),
             users: Mutex::default(),
             keys,
@@ -78,9 +84,9 @@ impl Registry {
     /// # Errors
     /// 3D000 for a database that is not configured; F0000 for TLS files that cannot be used any more.
     pub fn pool(self: &Arc<Self>, key: &PoolKey, credential: Credential) -> Result<Arc<Pool>, Error> {
-        if let Some(pool) = self.pools.read().unwrap_or_else(PoisonError::into_inner).get(key) {
+        if let Some(pool) = self.known(key) {
             pool.renew_credential(credential);
-            return Ok(pool.clone());
+            return Ok(pool);
         }
         let config = self.config();
         let target = self.target(&config, key, credential)?;
@@ -90,8 +96,16 @@ impl Registry {
         Ok(pool.clone())
     }
 
-    /// Finds out whether PostgreSQL accepts a credential, by logging in with it. A pool is made only if it does. One
-    /// caller per key at a time: while there is no pool, nothing else bounds its backends.
+    /// What a pool that there is proves to PostgreSQL.
+    pub fn credential(&self, key: &PoolKey) -> Option<Credential> {
+        self.known(key).map(|pool| pool.target.load().credential.clone())
+    }
+
+    fn known(&self, key: &PoolKey) -> Option<Arc<Pool>> {
+        self.pools.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    /// Finds out whether PostgreSQL accepts a credential, by logging in with it. A pool is made only if it does.
     ///
     /// # Errors
     /// PostgreSQL's own; 53300 if no backend may be opened within `borrow_timeout`.
@@ -104,24 +118,28 @@ impl Registry {
 
     async fn prove_now(self: &Arc<Self>, key: &PoolKey, credential: Credential) -> Result<(), Error> {
         let config = self.config();
-        let target = Arc::new(self.target(&config, key, credential.clone())?);
-        let known = self.pools.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned();
-        if let Some(pool) = known {
-            return pool.prove_credential(target).await;
-        }
-        let limit = config.database(&key.database).map_or(Duration::ZERO, |database| database.pool.borrow_timeout);
-        let gates = self.shared_gates(&config, &key.database);
-        let Ok(places) = tokio::time::timeout(limit, self.enter(&gates, None)).await else {
+        let target = self.target(&config, key, credential.clone())?;
+        let settings = config.pool_settings(&key.database, &key.user).ok_or_else(|| no_database(&key.database))?;
+        let limit = settings.borrow_timeout;
+        let bounds = self.bounds(&config, key, settings.size);
+        let enter = bounds.enter(|gate| self.evict(gate, None));
+        let Ok(places) = tokio::time::timeout(limit, enter).await else {
             return Err(Error::new(
                 Side::Proxy,
                 SqlState::TOO_MANY_CONNECTIONS,
                 format!("no backend could be opened within borrow_timeout ({limit:?})"),
             )
-            .hint("Raise max_backends or borrow_timeout."));
+            .hint("Raise pool_size, max_backends or borrow_timeout."));
         };
         match connect(&target).await {
             Ok(backend) => {
-                self.pool(key, credential)?.adopt(backend, &target, places).await;
+                let pool = self.pool(key, credential)?;
+                // What it connects to may have changed meanwhile; then this one is not current.
+                let generation = match pool.lives_at(&target) {
+                    true => pool.generation.load(Ordering::Acquire),
+                    false => u64::MAX,
+                };
+                pool.keep(backend, &target, places, generation).await;
                 Ok(())
             }
             Err(failed) => {
@@ -132,29 +150,17 @@ impl Registry {
         }
     }
 
-    /// A place behind every gate; an idle backend of another pool than `except` makes room if it must.
-    pub(super) async fn enter(&self, gates: &[Arc<Gate>], except: Option<&Pool>) -> Vec<Place> {
-        let mut places = Vec::with_capacity(gates.len());
-        for gate in gates {
-            places.push(match gate.try_enter() {
-                Some(place) => place,
-                None => {
-                    self.evict(gate, except);
-                    gate.enter().await
-                }
-            });
-        }
-        places
-    }
-
-    /// The bounds that a database's pools share: the database's own, the process's.
-    fn shared_gates(&self, config: &Config, database: &str) -> Vec<Arc<Gate>> {
-        let limit = config.database(database).and_then(|database| database.max_backends);
-        vec![named_gate(&self.databases, database, limit), self.process.clone()]
+    /// The bounds on the backends of a pool: its own, the database's, the process's.
+    fn bounds(&self, config: &Config, key: &PoolKey, size: PoolSize) -> Bounds {
+        let limit = config.database(&key.database).and_then(|database| database.max_backends);
+        Bounds::new(
+            named_gate(&self.own, key, Some(initial_size(size))),
+            named_gate(&self.databases, &key.database, limit),
+            self.process.clone(),
+        )
     }
 
     fn new_pool(self: &Arc<Self>, config: &Config, key: &PoolKey, settings: PoolSettings, target: Target) -> Pool {
-        let shared = self.shared_gates(config, &key.database);
         let user = named_gate(&self.users, &key.user, config.users.get(&key.user).and_then(|user| user.max_leases));
         Pool {
             key: key.clone(),
@@ -165,7 +171,7 @@ impl Registry {
             clients: Arc::default(),
             active: AtomicUsize::new(0),
             gate: Gate::new(initial_size(settings.size)),
-            shared,
+            bounds: self.bounds(config, key, settings.size),
             registry: Arc::downgrade(self),
             user,
             applications: Mutex::default(),
@@ -244,16 +250,14 @@ impl Registry {
         Ok(())
     }
 
-    /// Closes an idle backend of another pool behind the same gate.
-    fn evict(&self, gate: &Arc<Gate>, except: Option<&Pool>) {
+    /// Closes an idle backend of another pool than `except` behind this gate.
+    pub(super) fn evict(&self, gate: &Arc<Gate>, except: Option<&Pool>) {
         for pool in self.all() {
-            let shares = pool.shared.iter().any(|other| Arc::ptr_eq(other, gate));
-            if !shares || except.is_some_and(|except| std::ptr::eq(&*pool, except)) || pool.store.len() == 0 {
+            if !pool.bounds.has(gate) || except.is_some_and(|except| std::ptr::eq(&*pool, except)) {
                 continue;
             }
-            let Some(place) = pool.gate.try_enter() else { continue };
             if let Some(taken) = pool.store.take() {
-                pool.close(taken, Places::of_pool(Some(place)));
+                pool.close(taken);
                 return;
             }
         }
@@ -270,18 +274,23 @@ impl Registry {
                 let age = deserted.entry(pool.key.clone()).or_default();
                 *age = if pool.is_deserted() { *age + 1 } else { 0 };
             }
-            for gates in [&self.databases, &self.users] {
-                gates.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, gate| Arc::strong_count(gate) > 1);
-            }
+            forget_unused(&self.own);
+            forget_unused(&self.databases);
+            forget_unused(&self.users);
             // A pool for a name that somebody once asked for does not live for ever.
-            deserted.retain(|key, age| {
-                if *age > 600 {
-                    self.pools.write().unwrap_or_else(PoisonError::into_inner).remove(key);
-                    metrics().forget_pool(&key.database, &key.user);
-                }
-                *age <= 600
-            });
+            deserted.retain(|key, age| *age <= DESERTED || !self.forget(key));
         }
+    }
+
+    /// Removes a pool, unless somebody has just come for it.
+    fn forget(&self, key: &PoolKey) -> bool {
+        let mut pools = self.pools.write().unwrap_or_else(PoisonError::into_inner);
+        if pools.get(key).is_some_and(|pool| Arc::strong_count(pool) > 1) {
+            return false;
+        }
+        pools.remove(key);
+        metrics().forget_pool(&key.database, &key.user);
+        true
     }
 
     /// Opens the warm minimum of the pools that can be known before anybody asks: for users that set `min_idle`
@@ -317,6 +326,12 @@ impl Pool {
         }
     }
 
+    /// Whether this is where its backends go.
+    fn lives_at(&self, target: &Target) -> bool {
+        let current = self.target.load();
+        (&current.endpoint, &current.dbname, current.tls_mode) == (&target.endpoint, &target.dbname, target.tls_mode)
+    }
+
     fn reconfigure(&self, settings: PoolSettings, target: Target) {
         let old = self.settings.load_full();
         if old.size != settings.size {
@@ -327,9 +342,7 @@ impl Pool {
         }
         self.connector.resize(settings.connect_concurrency);
         self.connector.forget_trouble();
-        let current = self.target.load();
-        let moved = (&current.endpoint, &current.dbname, current.tls_mode)
-            != (&target.endpoint, &target.dbname, target.tls_mode);
+        let moved = !self.lives_at(&target);
         // The target first: who reads the new generation connects to the new target.
         self.target.store(Arc::new(target));
         if moved {
@@ -361,9 +374,13 @@ fn initial_size(size: PoolSize) -> usize {
 }
 
 /// Always there, so that a reload can give or take away a limit.
-fn named_gate(gates: &Gates, name: &str, limit: Option<usize>) -> Arc<Gate> {
+fn named_gate<K: Hash + Eq + Clone>(gates: &Gates<K>, name: &K, limit: Option<usize>) -> Arc<Gate> {
     let mut gates = gates.lock().unwrap_or_else(PoisonError::into_inner);
-    gates.entry(name.to_owned()).or_insert_with(|| Gate::new(limit.unwrap_or(UNLIMITED))).clone()
+    gates.entry(name.clone()).or_insert_with(|| Gate::new(limit.unwrap_or(UNLIMITED))).clone()
+}
+
+fn forget_unused<K: Hash + Eq>(gates: &Gates<K>) {
+    gates.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, gate| Arc::strong_count(gate) > 1);
 }
 
 /// 3D000, in PostgreSQL's words.

@@ -17,7 +17,7 @@ use crate::backend::Backend;
 pub(super) struct Stored {
     /// Boxed: it moves with every lease.
     pub(super) backend: Box<Backend>,
-    pub(super) places: Vec<Place>,
+    pub(super) _places: Vec<Place>,
     /// The pool's generation when it was opened.
     pub(super) generation: u64,
 }
