@@ -42,6 +42,8 @@ pub struct Handle {
 struct Current {
     backend: Option<Arc<Identity>>,
     cancels: u32,
+    /// One was given up: nobody knows whether and when it comes.
+    doubtful: bool,
     /// The client waits for a backend; what becomes of its wait.
     wait: Option<Wait>,
 }
@@ -68,18 +70,19 @@ impl Handle {
     pub fn attach(&self, identity: &Arc<Identity>) {
         let mut current = self.lease();
         current.backend = Some(identity.clone());
+        current.doubtful = false;
         current.wait = None;
     }
 
-    /// From now on cancels go nowhere. `true`: one is still under way, so the backend must not change hands before
-    /// [`Handle::quiet`].
+    /// From now on cancels go nowhere. `true`: one is still under way or was given up, so the backend must not change
+    /// hands before [`Handle::quiet`].
     #[inline]
     #[must_use]
     pub fn detach(&self) -> bool {
         let mut current = self.lease();
         current.backend = None;
         current.wait = None;
-        current.cancels > 0
+        current.cancels > 0 || current.doubtful
     }
 
     /// Notes that the client waits for a backend. `true`: it was cancelled since it began to.
@@ -92,12 +95,15 @@ impl Handle {
         cancelled
     }
 
-    /// Waits until no cancel is under way.
-    pub async fn quiet(&self) {
+    /// Waits until no cancel is under way. `false`: one was given up, and may still come.
+    pub async fn quiet(&self) -> bool {
         loop {
             let notified = self.quiet.notified();
-            if self.lease().cancels == 0 {
-                return;
+            {
+                let current = self.lease();
+                if current.cancels == 0 {
+                    return !current.doubtful;
+                }
             }
             notified.await;
         }
@@ -118,8 +124,10 @@ impl Handle {
         }) else {
             return Ok(false);
         };
-        let _under_way = UnderWay(self);
-        backend::cancel(&identity).await.map(|()| true)
+        let mut under_way = UnderWay { handle: self, done: false };
+        backend::cancel(&identity).await?;
+        under_way.done = true;
+        Ok(true)
     }
 
     /// Registers the task to wake for an order.
@@ -145,12 +153,19 @@ impl Handle {
 }
 
 /// A cancel that is counted; dropped, also half-way, it is not any more.
-struct UnderWay<'a>(&'a Handle);
+struct UnderWay<'a> {
+    handle: &'a Handle,
+    /// The server has closed the connection that it came by, and so has sent the signal.
+    done: bool,
+}
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        self.0.lease().cancels -= 1;
-        self.0.quiet.notify_waiters();
+        let mut current = self.handle.lease();
+        current.cancels -= 1;
+        current.doubtful |= !self.done;
+        drop(current);
+        self.handle.quiet.notify_waiters();
     }
 }
 
@@ -211,13 +226,15 @@ impl Clients {
         let known = handle.filter(|handle| verify_slices_are_equal(&handle.key, key).is_ok());
         let outcome = match known {
             None => "unknown",
-            Some(handle) => match handle.cancel().await {
-                Ok(true) => "sent",
-                Ok(false) => "idle",
-                Err(error) => {
+            // A task of its own: who asks may be cut off, what was begun must end.
+            Some(handle) => match tokio::spawn(async move { handle.cancel().await }).await {
+                Ok(Ok(true)) => "sent",
+                Ok(Ok(false)) => "idle",
+                Ok(Err(error)) => {
                     tracing::warn!("a cancel request could not be passed on: {error}");
                     "failed"
                 }
+                Err(_) => "failed",
             },
         };
         metrics().cancels.with_label_values(&[outcome]).inc();

@@ -167,3 +167,30 @@ fn one_copy_message_of_100_mib_passes_in_flat_memory() -> Result {
     assert!(after < before + 4096, "grew from {before} to {after} KiB");
     Ok(())
 }
+
+#[test]
+fn a_copy_whose_sync_came_too_early_is_not_over_before_the_next() -> Result {
+    let cluster = Cluster::start()?;
+    cluster.target().connect()?.value(TABLE)?;
+    let proxy = Config::of(&cluster).top("pool_size = 1\nborrow_timeout = \"20s\"").start()?;
+    let begin = |client: &mut Wire| -> Result {
+        client.say(&extended_copy().unanswered_sync())?;
+        client.read_until(b'G', 1)?;
+        client.say(&Say::new().copy_data(b"1\tone\n").copy_done().flush())?;
+        client.read_until(b'C', 1).map(drop)
+    };
+    // Another client's error must not roll it back.
+    let mut owner = proxy.target().connect()?;
+    begin(&mut owner)?;
+    let mut other = proxy.target().connect()?;
+    other.say(&Say::new().query("select 1/0"))?;
+    assert!(other.silent_for(Duration::from_millis(500))?, "the only backend is taken");
+    owner.ask(&Say::new().sync())?;
+    assert_eq!(other.read_ready(1)?.error().code, "22012");
+    assert_eq!(owner.value("delete from t returning a")?, "1", "the COPY is lost");
+    // And who vanishes before its Sync has not committed.
+    begin(&mut owner)?;
+    drop(owner);
+    assert_eq!(other.value("select count(*) from t")?, "0", "nobody asked to commit");
+    Ok(())
+}

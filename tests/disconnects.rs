@@ -241,3 +241,29 @@ fn next_four_are_served(proxy: &Proxy) -> Result {
     }
     Ok(())
 }
+
+#[test]
+fn a_goodbye_before_the_answer_frees_the_backend() -> Result {
+    let cluster = Cluster::start()?;
+    cluster.target().connect()?.value("create table t (a int)")?;
+    let top = "pool_size = 1\nborrow_timeout = \"20s\"\nidle_transaction_timeout = \"off\"";
+    let proxy = Config::of(&cluster).top(top).start()?;
+    let goodbyes = [
+        Say::new().query("begin; insert into t values (1)").query("select pg_sleep(0.5)").terminate(),
+        Say::new().query("create temp table x (a int)").query("select pg_sleep(0.5)").terminate(),
+        Say::new().query("copy t from stdin").copy_data(b"1\n").terminate(),
+    ];
+    for (number, goodbye) in goodbyes.iter().enumerate() {
+        let mut client = proxy.target().connect()?;
+        client.say(goodbye)?;
+        let next = proxy.target().connect()?.value("select count(*) from t");
+        assert_eq!(next.map_err(|error| format!("goodbye {number}: {error:?}"))?, "0");
+    }
+    // Also when the COPY had begun.
+    let mut client = proxy.target().connect()?;
+    client.say(&Say::new().query("copy t from stdin"))?;
+    client.read_until(b'G', 1)?;
+    client.say(&Say::new().copy_data(b"1\n").terminate())?;
+    assert_eq!(proxy.target().connect()?.value("select count(*) from t")?, "0");
+    Ok(())
+}

@@ -271,3 +271,42 @@ fn advisory_locks_and_listen_do_their_work_through_the_proxy() -> Result {
     assert!(message.tag == b'A' && message.body.ends_with(b"news\0read all about it\0"), "{message:?}");
     Ok(())
 }
+
+#[test]
+fn what_is_sent_behind_a_reset_is_not_reset() -> Result {
+    let (cluster, proxy) = setup("pool_size = 1\nborrow_timeout = \"20s\"")?;
+    cluster.sql("grant pg_read_all_data to app")?;
+    let extended = |sql: &str| Say::new().parse("", sql, &[]).bind("", "", &[]).execute("", 0);
+    let shape = "select current_user || (select count(*) from pg_listening_channels()) \
+                 || (select count(*) from pg_class where relnamespace = pg_my_temp_schema())";
+    for (sql, own) in [
+        ("listen c", "app10"),
+        ("set role pg_read_all_data", "pg_read_all_data00"),
+        ("create temp table x (a int)", "app01"),
+    ] {
+        for say in [
+            Say::new().query("discard all").query(sql),
+            extended("discard all").sync().and(&extended(sql)).sync(),
+            Say::new().query("discard all").and(&extended(sql)).sync(),
+        ] {
+            let mut owner = proxy.target().connect()?;
+            assert!(owner.ask(&say)?.errors().is_empty(), "{sql}");
+            assert_eq!(owner.value(shape)?, own, "{sql}: lost");
+            drop(owner);
+            assert_eq!(proxy.target().connect()?.value(shape)?, "app00", "{sql}: left behind");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn an_old_unnamed_statement_still_has_its_effects() -> Result {
+    let (_cluster, proxy) = setup("pool_size = 1\nborrow_timeout = \"20s\"")?;
+    let tokyo = proxy.target().parameter("TimeZone", "Asia/Tokyo");
+    let (mut one, mut two) = (tokyo.connect()?, tokyo.connect()?);
+    one.ask(&Say::new().parse("", "reset all", &[]).describe_statement("").sync())?;
+    assert_eq!(two.value("show timezone")?, "Asia/Tokyo");
+    assert!(one.ask(&Say::new().bind("", "", &[]).execute("", 0).sync())?.errors().is_empty());
+    assert_eq!(two.value("show timezone")?, "Asia/Tokyo", "the other's RESET ALL has hit it");
+    Ok(())
+}

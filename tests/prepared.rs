@@ -270,3 +270,74 @@ fn a_65535_parameter_statement_and_a_10_mib_text() -> Result {
     assert_eq!(answer.rows().len(), 2);
     Ok(())
 }
+
+#[test]
+fn deallocate_in_a_pipeline_is_answered_as_by_postgresql() -> Result {
+    let cluster = Cluster::start()?;
+    let proxy = Config::of(&cluster).top("pool_size = 1\nborrow_timeout = \"20s\"").start()?;
+    let run = |sql: &str| Say::new().parse("", sql, &[]).bind("", "", &[]).execute("", 0);
+    let named = |name: &str, sql: &str| Say::new().parse(name, sql, &[]);
+    let uses = |name: &str| Say::new().bind("", name, &[]).execute("", 0);
+    let scripts = [
+        Script::new()
+            .say(named("a", "select 1").sync())
+            .say(run("deallocate all").and(&named("n", "select 2")).and(&uses("n")).sync())
+            .say(uses("n").sync())
+            .say(uses("a").sync()),
+        Script::new()
+            .say(named("a", "select 1").and(&named("b", "select 2")).sync())
+            .say(run("deallocate a").and(&run("deallocate b")).sync())
+            .say(named("c", "select 1").and(&uses("c")).sync())
+            .say(uses("a").sync())
+            .say(uses("b").sync()),
+        Script::new().query("deallocate all; prepare p as select 7").query("execute p").query("deallocate p"),
+    ];
+    for (number, script) in scripts.iter().enumerate() {
+        for _ in 0..2 {
+            let compared = compare(&cluster.target(), &proxy.target(), script);
+            compared.map_err(|error| format!("script {number}: {error:?}"))?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn nobody_elses_unnamed_statement_is_ever_executed() -> Result {
+    let cluster = Cluster::start()?;
+    let proxy = Config::of(&cluster).top("pool_size = 1\nborrow_timeout = \"20s\"").start()?;
+    let (mut one, mut two) = (proxy.target().connect()?, proxy.target().connect()?);
+    one.ask(&Say::new().parse("", "select 'secret'", &[]).sync())?;
+    // The Query is skipped with the batch that failed, and drops nothing.
+    two.ask(&Say::new().parse("bad", "selec", &[]).and(&Say::new().raw(b'Q', b"select 1\0")).sync())?;
+    let answer = two.ask(&Say::new().bind("", "", &[]).execute("", 0).sync())?;
+    assert_eq!(answer.error().code, "26000", "{answer:?}");
+    Ok(())
+}
+
+#[test]
+fn a_statement_replayed_under_set_local_does_not_keep_that_meaning() -> Result {
+    let cluster = Cluster::start()?;
+    let proxy = Config::of(&cluster).top("pool_size = 2\nborrow_timeout = \"20s\"").start()?;
+    let uses = Say::new().bind("", "at", &[]).execute("", 0).sync();
+    let (mut one, mut two) = (proxy.target().connect()?, proxy.target().connect()?);
+    let constant = "select extract(epoch from timestamptz '2024-01-01 00:00')::int";
+    one.ask(&Say::new().parse("at", constant, &[]).sync())?;
+    let expected = one.ask(&uses)?.value();
+    // The other backend sees it first under a time zone of one transaction.
+    two.value("begin")?;
+    let other = two.value("select pg_backend_pid()")?;
+    let mut met = false;
+    for _ in 0..4 {
+        one.value("begin; set local timezone = 'Asia/Tokyo'")?;
+        met |= one.value("select pg_backend_pid()")? != other;
+        one.ask(&uses)?;
+        one.value("rollback")?;
+        two.value("commit")?;
+        for _ in 0..3 {
+            assert_eq!(one.ask(&uses)?.value(), expected);
+        }
+        two.value("begin")?;
+    }
+    assert!(met);
+    Ok(())
+}

@@ -103,6 +103,22 @@ impl Drop for UserCount {
     }
 }
 
+/// Shows in the metrics while it lives.
+struct LoggingIn;
+
+impl LoggingIn {
+    fn new() -> Self {
+        metrics().clients_logging_in.inc();
+        Self
+    }
+}
+
+impl Drop for LoggingIn {
+    fn drop(&mut self) {
+        metrics().clients_logging_in.dec();
+    }
+}
+
 /// Serves one accepted connection to its end.
 pub async fn serve(shared: Arc<Shared>, plain: Plain, peer: Option<SocketAddr>) {
     let _count = Count::new(&shared.count);
@@ -129,8 +145,7 @@ pub async fn serve(shared: Arc<Shared>, plain: Plain, peer: Option<SocketAddr>) 
 
 /// Everything up to the first ReadyForQuery, within `client_login_timeout`. `None`: there is no client to serve.
 async fn admit(shared: &Arc<Shared>, mut plain: Plain, mut peer: Option<SocketAddr>) -> Option<LoggedIn> {
-    let logging_in = metrics().clients_logging_in.clone();
-    logging_in.inc();
+    let _logging_in = LoggingIn::new();
     let limit = shared.config.load().client_login_timeout;
     let mut socket = None;
     let outcome = tokio::time::timeout(limit, async {
@@ -144,7 +159,6 @@ async fn admit(shared: &Arc<Shared>, mut plain: Plain, mut peer: Option<SocketAd
     })
     .await
     .unwrap_or_else(|_| Err(Refusal::Told(login_timeout(limit))));
-    logging_in.dec();
     match outcome {
         Ok(None) => None,
         Ok(Some(login::Outcome { pool, entry, params, user_count })) => {

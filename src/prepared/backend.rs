@@ -6,6 +6,9 @@ use hashlink::LruCache;
 /// Statements kept per backend; the least recently used is closed to make room.
 const CAPACITY: usize = 500;
 
+/// In the place of a schema count: what the statement means here holds no longer.
+const OUTDATED: u64 = u64::MAX;
+
 /// What a backend has as its unnamed statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unnamed {
@@ -15,6 +18,17 @@ pub enum Unnamed {
     Version(u64),
     /// Somebody's, or nobody knows.
     Unknown,
+}
+
+/// Whether a backend has a statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prepared {
+    /// It does not.
+    Absent,
+    /// Under a meaning that no longer holds.
+    Outdated,
+    /// It does; the pool's count of schema changes when it was parsed.
+    At(u64),
 }
 
 /// The statements of one backend.
@@ -33,10 +47,21 @@ impl Default for BackendStatements {
 }
 
 impl BackendStatements {
-    /// The schema count at which it was parsed here; `None`: it is not here. Counts as a use.
+    /// Whether and how it is here. Counts as a use.
     #[inline]
-    pub fn parsed_at(&mut self, id: u64) -> Option<u64> {
-        self.prepared.get(&id).copied()
+    pub fn get(&mut self, id: u64) -> Prepared {
+        match self.prepared.get(&id) {
+            None => Prepared::Absent,
+            Some(&OUTDATED) => Prepared::Outdated,
+            Some(&schema) => Prepared::At(schema),
+        }
+    }
+
+    /// Notes that it was parsed under settings that held for a transaction only: it must be parsed anew.
+    pub fn outdate(&mut self, id: u64) {
+        if let Some(schema) = self.prepared.get_mut(&id) {
+            *schema = OUTDATED;
+        }
     }
 
     /// Notes a Parse; returns the statement that must be closed to make room.
@@ -85,10 +110,12 @@ mod tests {
         for id in 0..CAPACITY as u64 {
             assert_eq!(statements.insert(id, 0), None);
         }
-        assert_eq!(statements.parsed_at(0), Some(0));
+        assert_eq!(statements.get(0), Prepared::At(0));
         assert_eq!(statements.insert(9_999, 3), Some(1));
-        assert_eq!(statements.parsed_at(1), None);
-        assert_eq!(statements.parsed_at(9_999), Some(3));
+        assert_eq!(statements.get(1), Prepared::Absent);
+        assert_eq!(statements.get(9_999), Prepared::At(3));
+        statements.outdate(9_999);
+        assert_eq!(statements.get(9_999), Prepared::Outdated);
         assert_eq!(statements.len(), CAPACITY);
     }
 }

@@ -7,15 +7,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use foldhash::fast::RandomState;
 
 use super::Statement;
+use crate::track::Effects;
 
 /// A client's unnamed statement. PostgreSQL keeps it until the next unnamed Parse or simple Query, across
 /// transactions (manual, "Message Flow", "Extended Query"), so it must be found again on another backend.
 #[derive(Debug)]
 pub struct UnnamedStatement {
     /// Text, NUL, parameter types.
-    pub definition: Box<[u8]>,
+    pub definition: Arc<[u8]>,
     /// Which Parse it came from, unique in this process.
     pub version: u64,
+    /// What its text says about session state.
+    pub effects: Effects,
 }
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -27,8 +30,8 @@ impl UnnamedStatement {
     }
 
     /// A new one.
-    pub fn new(definition: &[u8]) -> Self {
-        Self { definition: definition.into(), version: NEXT.fetch_add(1, Ordering::Relaxed) }
+    pub fn new(definition: &[u8], effects: Effects) -> Self {
+        Self { definition: definition.into(), version: NEXT.fetch_add(1, Ordering::Relaxed), effects }
     }
 }
 
@@ -47,7 +50,6 @@ pub struct ClientStatements {
     /// Names given or taken since everything was answered: what was sent before may be answered with an error that
     /// names them, and whether they were given or taken at all may hang on such an error.
     unsettled: Vec<(Box<[u8]>, u32)>,
-    all_unsettled: bool,
 }
 
 /// What a client's name means.
@@ -89,19 +91,11 @@ impl ClientStatements {
     #[inline]
     pub fn settle(&mut self) {
         self.unsettled.clear();
-        self.all_unsettled = false;
-    }
-
-    /// What any name means hangs on answers that are to come.
-    pub fn unsettle(&mut self) {
-        self.all_unsettled = true;
     }
 
     /// Whether what a name means hangs on answers that are to come. Also when there are too many such names to keep.
     pub fn is_unsettled(&self, name: &[u8]) -> bool {
-        self.all_unsettled
-            || self.unsettled.len() > UNSETTLED
-            || self.unsettled.iter().any(|(unsettled, _)| **unsettled == *name)
+        self.unsettled.len() > UNSETTLED || self.unsettled.iter().any(|(unsettled, _)| **unsettled == *name)
     }
 
     /// The unnamed statement.

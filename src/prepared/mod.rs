@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use foldhash::fast::RandomState;
 use hashlink::LruCache;
 
-pub use backend::{BackendStatements, Unnamed};
+pub use backend::{BackendStatements, Prepared, Unnamed};
 pub use client::{ClientStatements, Named, UnnamedStatement};
 
 use crate::track::Effects;

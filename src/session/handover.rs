@@ -82,8 +82,10 @@ impl Session {
     /// Ends the lease. `Some`: the session, too.
     pub(super) async fn give_back(&mut self, mut lease: Lease, outcome: Outcome) -> Option<End> {
         if self.handle.detach() {
-            self.handle.quiet().await;
-            if matches!(outcome, Outcome::Done) {
+            if !self.handle.quiet().await {
+                // It may yet come, and must not hit the next owner.
+                lease.broken = true;
+            } else if matches!(outcome, Outcome::Done) {
                 lease.barrier().await;
             }
         }

@@ -23,6 +23,7 @@ use crate::metrics::metrics;
 use crate::net::{Socket, poll_forward};
 use crate::pool::{Lease, Pool};
 use crate::prepared::ClientStatements;
+use crate::track::effects::Rest;
 use crate::track::{Effects, Params, PinReason};
 use crate::wire::backend::{self, Severity, Status};
 use handover::NoLease;
@@ -81,6 +82,18 @@ pub struct Session {
     undecided: bool,
     /// DDL was done under this lease.
     changed_schema: bool,
+    /// What was sent last ends state: nothing is sent behind it before it is answered.
+    barrier: bool,
+    /// The same, bound in this batch and not executed yet.
+    clears: bool,
+    /// The effects of the statement that stands behind the barrier.
+    clearing: Effects,
+    /// The last unnamed statement's effects and definition, if it has any.
+    unnamed: Option<(Effects, Arc<[u8]>)>,
+    /// What the rest of a long Query is looked through with.
+    rest: Option<Rest>,
+    /// Statements parsed on this backend under settings that hold for this transaction only.
+    local_parses: Vec<u64>,
     /// What the client wants was refused, and is being skipped.
     refused: Option<Refused>,
     /// The `DEALLOCATE` that runs: the client's name and the statement's id.
@@ -114,10 +127,7 @@ impl Session {
     /// A client that has just been told ReadyForQuery.
     pub fn new(client: Socket, pool: Arc<Pool>, handle: Arc<Handle>, params: Arc<Params>) -> Self {
         let application = params.settings.get("application_name").unwrap_or_default().into();
-        let mut pins = Effects::NONE;
-        if params.reported.get("standard_conforming_strings").is_some_and(|value| value == "off") {
-            pins.add(PinReason::Strings.effect());
-        }
+        let pins = login_effects(&params);
         Self {
             client,
             pool,
@@ -143,6 +153,12 @@ impl Session {
             changes_parse: false,
             undecided: false,
             changed_schema: false,
+            barrier: false,
+            clears: false,
+            clearing: Effects::NONE,
+            unnamed: None,
+            rest: None,
+            local_parses: Vec::new(),
             refused: None,
             deallocating: None,
         }
@@ -291,6 +307,9 @@ impl Session {
         if self.is_over(lease) {
             return Err(Outcome::Done);
         }
+        if leaving && (self.pipeline.outstanding() == 0 || self.copy_in) {
+            return Err(Outcome::ClientGone(true));
+        }
         let mut moved = held_back && !self.holds_back(lease);
         if !lease.socket.has_passed() && self.client.backlog() < BACKLOG {
             match lease.socket.poll_fill(cx) {
@@ -319,6 +338,7 @@ impl Session {
             || self.client.backlog() >= BACKLOG
             || self.pipeline.is_full()
             || self.undecided && !self.pipeline.is_certain()
+            || self.barrier && !self.pipeline.is_empty()
     }
 
     /// The transaction is over, nothing is owed to either side, and nothing pins the client.
@@ -347,6 +367,7 @@ impl Session {
             && !self.open_batch
             && !self.skipping
             && self.request_rest == 0
+            && self.reply_rest == 0
     }
 
     /// The backend takes nothing more: what it said last (FATAL) may still be there to read.
@@ -370,6 +391,21 @@ impl Session {
     fn settings(&self) -> Arc<PoolSettings> {
         self.pool.settings.load_full()
     }
+}
+
+/// What a client's own settings mean for what can be told of its statements.
+fn login_effects(params: &Params) -> Effects {
+    let reported = |name: &str| params.reported.get(name).map(String::as_str).unwrap_or_default();
+    let mut effects = Effects::NONE;
+    // Encodings whose characters can hold a quote or a backslash (manual, "Character Set Support").
+    let unsafe_encodings = ["BIG5", "GB18030", "GBK", "JOHAB", "SHIFT_JIS_2004", "SJIS", "UHC"];
+    if reported("standard_conforming_strings") == "off" || unsafe_encodings.contains(&reported("client_encoding")) {
+        effects.add(PinReason::Strings.effect());
+    }
+    if params.settings.get("search_path").is_some_and(|path| path.contains("pg_temp")) {
+        effects.add(PinReason::Temporary.effect());
+    }
+    effects
 }
 
 fn shutting_down() -> Error {

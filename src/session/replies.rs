@@ -124,7 +124,11 @@ impl Session {
                 lease.note_parameter(header);
                 self.told_otherwise = true;
             }
-            tag::COPY_IN => self.copy_in = !self.pipeline.copy_in(),
+            tag::COPY_IN => {
+                self.copy_in = !self.pipeline.copy_in();
+                // A Sync that is ignored ends no batch.
+                self.open_batch |= self.pipeline.is_certain();
+            }
             tag::NOTICE
             | tag::NOTIFICATION
             | tag::PARAMETER_DESCRIPTION
@@ -161,6 +165,8 @@ impl Session {
                         .detail(error.to_string()),
                 ));
             }
+            // A message from another session may come at any time.
+            tag::NOTIFICATION => return Ok(Fate::Pass),
             _ => {}
         }
         Ok(Fate::Swallow)
@@ -199,12 +205,14 @@ impl Session {
         // The next statement's time begins now.
         self.timed_out = false;
         self.limits.restart();
-        if self.pipeline.is_empty() {
+        let answered = self.pipeline.is_empty();
+        if answered {
             self.statements.settle();
         }
         lease.status = Status::decode(body(lease, header)).map_err(Lost::Confused)?;
-        if lease.status == Status::Idle {
+        if lease.status == Status::Idle && answered {
             self.changes_parse = self.pins.pins();
+            self.local_parses.drain(..).for_each(|id| lease.statements.outdate(id));
         }
         Ok(())
     }
@@ -228,11 +236,12 @@ impl Session {
             b"DISCARD ALL" => {
                 self.forget_statements(lease);
                 self.pins.keep(Effects::INDELIBLE);
+                self.pins.add(super::login_effects(&self.params));
                 lease.residue.keep(Effects::INDELIBLE | Effects::PARAMETERS);
             }
             b"DEALLOCATE ALL" => {
                 self.forget_statements(lease);
-                self.pins.remove(PinReason::Prepare.effect());
+                self.unpin(PinReason::Prepare);
             }
             b"DEALLOCATE" => {
                 if let Some((name, id)) = self.deallocating.take() {
@@ -240,12 +249,19 @@ impl Session {
                     lease.statements.remove(id);
                 }
             }
-            b"CLOSE CURSOR ALL" => self.pins.remove(PinReason::Cursor.effect()),
+            b"CLOSE CURSOR ALL" => self.unpin(PinReason::Cursor),
             tag if [&b"CREATE "[..], b"ALTER ", b"DROP "].iter().any(|ddl| tag.starts_with(ddl)) => {
                 self.changed_schema = true;
                 self.pool.schema.fetch_add(1, Ordering::Relaxed);
             }
             _ => {}
+        }
+    }
+
+    /// Ends a pin, unless the same text may have made it anew.
+    fn unpin(&mut self, reason: PinReason) {
+        if !self.clearing.any(reason.effect()) {
+            self.pins.remove(reason.effect());
         }
     }
 
@@ -275,7 +291,7 @@ impl Session {
         if !matches!(self.pipeline.front(), Some(Expect::Query(_)) | None) {
             self.skip_to_sync(lease);
         }
-        if self.timed_out && fields.code == SqlState::QUERY_CANCELED.code() {
+        if self.timed_out && header.total == now && fields.code == SqlState::QUERY_CANCELED.code() {
             self.timed_out = false;
             lease.socket.skip(header.total, &mut self.client);
             let error = self.query_timeout_error();
@@ -310,7 +326,8 @@ impl Session {
                     }
                 }
                 Expect::OwnUnnamed(version) => lease.statements.doubt_unnamed(version),
-                Expect::Parse(Parsed::Verbatim) => lease.statements.unnamed = Unnamed::Unknown,
+                // A Query would have dropped it.
+                Expect::Parse(Parsed::Verbatim) | Expect::Query(_) => lease.statements.unnamed = Unnamed::Unknown,
                 // It may be there still, and its name would be taken: do without this backend from now on.
                 Expect::OwnClose => lease.expires = Some(std::time::Instant::now()),
                 Expect::SayClosed(closed) => self.statements.insert(&closed.name, closed.statement),

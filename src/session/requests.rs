@@ -8,7 +8,7 @@ use super::pipeline::Expect;
 use super::statements::put_parse;
 use crate::error::{Error, Side, SqlState};
 use crate::pool::Lease;
-use crate::prepared::{self, Unnamed, UnnamedStatement};
+use crate::prepared::{self, Prepared, Unnamed, UnnamedStatement};
 use crate::track::effects::{self, EXAMINED};
 use crate::track::{Effects, PinReason};
 use crate::wire::backend::{self};
@@ -16,7 +16,7 @@ use crate::wire::frontend::{self as tag, Named};
 use crate::wire::{HEADER, Header};
 
 /// A Parse up to this size is kept whole, to be sent to other backends; a client with a larger one is pinned.
-pub(super) const LARGEST_PARSE: usize = EXAMINED;
+pub(super) const LARGEST_PARSE: usize = 1024 * 1024;
 
 /// The names at the start of a Bind end before this; what PostgreSQL cuts at 63 bytes is never longer.
 pub(super) const LONGEST_NAMES: usize = 16 * 1024;
@@ -81,6 +81,7 @@ impl Session {
                     return Ok(Wish::More);
                 }
                 self.request_rest -= now;
+                self.look_through(now, lease);
                 if self.rest_is_skipped {
                     self.client.skip(now, &mut lease.socket);
                 } else {
@@ -88,11 +89,15 @@ impl Session {
                 }
                 continue;
             }
+            if self.pipeline.is_empty() {
+                self.barrier = false;
+            }
             if self.holds_back(lease) {
-                if self.pipeline.is_full() {
+                if self.pipeline.is_full() || self.barrier && self.open_batch {
                     // PostgreSQL may keep the replies that are waited for until it is told to send them.
                     self.client.join(&mut lease.socket);
                     postgres_protocol::message::frontend::flush(lease.socket.output());
+                    self.flushing = true;
                 }
                 return Ok(Wish::More);
             }
@@ -122,9 +127,11 @@ impl Session {
             tag::EXECUTE => {
                 self.pipeline.push(Expect::Execute);
                 self.open_batch = true;
+                self.barrier |= self.clears;
             }
             tag::SYNC => {
                 self.skipping = false;
+                self.clears = false;
                 if !self.copy_in {
                     self.open_batch = false;
                     self.pipeline.push(Expect::Sync);
@@ -168,15 +175,31 @@ impl Session {
         self.rest_is_skipped = true;
     }
 
+    /// Looks through the next bytes of a long Query.
+    fn look_through(&mut self, now: usize, lease: &mut Lease) {
+        let Some(rest) = &mut self.rest else { return };
+        let effects = rest.effects(self.client.unseen().get(..now).unwrap_or_default(), self.request_rest == 0);
+        if effects != Effects::NONE {
+            self.note_effects(effects, b"a long text", lease);
+        }
+        if effects != Effects::NONE || self.request_rest == 0 {
+            self.rest = None;
+        }
+    }
+
     /// The body of a message that must be seen whole, or as much as is examined of a large one. `None`: wait.
     fn examined(&self, header: Header) -> Option<&[u8]> {
-        let end = header.total.min(EXAMINED + HEADER + 1);
+        let end = header.total.min(EXAMINED + HEADER);
         self.client.unseen().get(HEADER..end)
     }
 
     fn query(&mut self, header: Header, lease: &mut Lease) -> bool {
         let Some(body) = self.examined(header) else { return false };
-        let effects = Effects::of(body.strip_suffix(b"\0").unwrap_or(body));
+        let (effects, rest) = match header.body() > EXAMINED {
+            true => Effects::of_start(body),
+            false => (Effects::of(body.strip_suffix(b"\0").unwrap_or(body)), None),
+        };
+        let examined = body.len();
         let mut renamed = None;
         if effects != Effects::NONE {
             let text = body.to_vec();
@@ -190,10 +213,8 @@ impl Session {
             }
             self.note_effects(effects, &text, lease);
         }
-        if effects.any(Effects::DEALLOCATE | Effects::PARAMETERS) {
-            // DEALLOCATE ALL, DISCARD ALL: what names mean behind it is known when it is done.
-            self.statements.unsettle();
-        }
+        self.barrier = effects.any(Effects::CLEARS);
+        self.clearing = effects;
         lease.statements.unnamed = Unnamed::Absent;
         // It ends what an extended query began.
         self.open_batch = false;
@@ -203,7 +224,13 @@ impl Session {
                 self.client.skip(header.total, &mut lease.socket);
                 backend::message(tag::QUERY, lease.socket.output(), |out| out.put_slice(&text));
             }
-            None => self.pass_request(header),
+            None => {
+                self.rest = rest;
+                // The start has been looked at; what is there behind it, and what comes, is looked through.
+                self.client.pass(HEADER + examined);
+                self.request_rest = header.body() - examined;
+                self.rest_is_skipped = false;
+            }
         }
         true
     }
@@ -216,7 +243,7 @@ impl Session {
         }
         let (range, name) = effects::deallocated(text.split(|byte| *byte == 0).next().unwrap_or_default())?;
         let mut statement = self.statements.get(&name)?.statement.clone();
-        if lease.statements.parsed_at(statement.id).is_none() {
+        if lease.statements.get(statement.id) == Prepared::Absent {
             // This backend lacks it; the statement has something of its own to deallocate.
             statement = prepared::Statement::private([0, 0, 0].as_slice().into(), b"");
             self.client.join(&mut lease.socket);
@@ -256,9 +283,8 @@ impl Session {
 /// How much of a message must be there before it can be handled: what [`Session::take_request`] looks at.
 fn needed(header: Header) -> usize {
     match header.tag {
-        tag::PARSE if header.body() > LARGEST_PARSE => HEADER,
-        tag::PARSE | tag::DESCRIBE | tag::CLOSE => header.total,
-        tag::QUERY => header.total.min(EXAMINED + HEADER + 1),
+        tag::DESCRIBE | tag::CLOSE => header.total,
+        tag::QUERY | tag::PARSE => header.total.min(EXAMINED + HEADER),
         tag::BIND => header.total.min(LONGEST_NAMES),
         _ => HEADER,
     }

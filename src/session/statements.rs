@@ -9,7 +9,7 @@ use super::Session;
 use super::pipeline::{Closed, Expect, Parsed};
 use super::requests::{LARGEST_PARSE, LONGEST_NAMES};
 use crate::pool::Lease;
-use crate::prepared::{self, Unnamed, UnnamedStatement};
+use crate::prepared::{self, Prepared, Unnamed, UnnamedStatement};
 use crate::track::{Effects, PinReason};
 use crate::wire::backend::{self, Status};
 use crate::wire::frontend::{self as tag, Named, Parse};
@@ -25,8 +25,9 @@ impl Session {
             self.pass_request(header);
             return true;
         }
-        let Some(body) = self.client.unseen().get(HEADER..header.total) else { return false };
+        // It has begun, although it is not there whole.
         self.open_batch = true;
+        let Some(body) = self.client.unseen().get(HEADER..header.total) else { return false };
         let Some(parse) = Parse::decode(body) else {
             self.pipeline.push(Expect::Parse(Parsed::Verbatim));
             self.pass_request(header);
@@ -54,14 +55,13 @@ impl Session {
     fn parse_unnamed(&mut self, header: Header, lease: &mut Lease) {
         let body = self.client.unseen().get(HEADER..header.total).unwrap_or_default();
         let Some(parse) = Parse::decode(body) else { return };
-        let effects = Effects::of(parse.text);
-        let unnamed = UnnamedStatement::new(parse.definition);
+        let unnamed = UnnamedStatement::new(parse.definition, Effects::of(parse.text));
         lease.statements.unnamed = Unnamed::Version(unnamed.version);
-        let mut renamed = None;
-        if effects != Effects::NONE {
-            renamed = self.rename_deallocated(&unnamed.definition, effects, lease);
-            self.note_effects(effects, &unnamed.definition, lease);
-        }
+        self.unnamed = (unnamed.effects != Effects::NONE).then(|| (unnamed.effects, unnamed.definition.clone()));
+        let renamed = match unnamed.effects.any(Effects::DEALLOCATE) {
+            true => self.rename_deallocated(&unnamed.definition.clone(), unnamed.effects, lease),
+            false => None,
+        };
         self.pipeline.push(Expect::Parse(Parsed::Unnamed(unnamed)));
         match renamed {
             Some(definition) => {
@@ -94,13 +94,13 @@ impl Session {
         }
         self.statements.insert(parse.name, statement.clone());
         let schema = self.pool.schema.load(Ordering::Relaxed);
-        match lease.statements.parsed_at(statement.id) {
-            Some(at) if at == schema && lease.status != Status::Failed && self.pipeline.is_certain() => {
+        match lease.statements.get(statement.id) {
+            Prepared::At(at) if at == schema && lease.status != Status::Failed && self.pipeline.is_certain() => {
                 self.pipeline.push(Expect::SayParsed(parse.name.into()));
                 return;
             }
-            Some(_) => self.close_statement(statement.id, lease),
-            None => {}
+            Prepared::At(_) | Prepared::Outdated => self.close_statement(statement.id, lease),
+            Prepared::Absent => {}
         }
         put_parse(lease.socket.output(), &statement.name, parse.definition);
         self.pipeline.push(Expect::Parse(Parsed::Named(parse.name.into(), statement.id)));
@@ -110,8 +110,14 @@ impl Session {
     /// Sends a Parse of ours in front, if this backend does not have the statement.
     #[inline]
     fn ensure_prepared(&mut self, statement: &prepared::Statement, lease: &mut Lease) {
-        if lease.statements.parsed_at(statement.id).is_some() {
-            return;
+        match lease.statements.get(statement.id) {
+            Prepared::At(_) => return,
+            Prepared::Outdated => self.close_statement(statement.id, lease),
+            Prepared::Absent => {}
+        }
+        if self.changes_parse {
+            // What it means here, it means for this transaction only.
+            self.local_parses.push(statement.id);
         }
         let schema = self.pool.schema.load(Ordering::Relaxed);
         self.client.join(&mut lease.socket);
@@ -179,7 +185,7 @@ impl Session {
             return self.pass_bind(header);
         };
         if name.is_empty() {
-            return self.ensure_unnamed(lease) && self.pass_bind(header);
+            return self.ensure_unnamed(lease) && self.bind_unnamed(header, lease);
         }
         if self.must_wait(name) {
             self.undecided = true;
@@ -192,9 +198,7 @@ impl Session {
         };
         let names = portal.len() + name.len() + 2;
         let portal = portal.to_vec();
-        if statement.effects != Effects::NONE {
-            self.note_effects(statement.effects, &statement.definition, lease);
-        }
+        self.note_bound(statement.effects, &statement.definition, lease);
         self.ensure_prepared(&statement, lease);
         self.client.skip(HEADER + names, &mut lease.socket);
         let rest = header.body() - names;
@@ -209,6 +213,29 @@ impl Session {
         self.open_batch = true;
         self.pass_request(Header { tag: tag::BIND, total: rest });
         true
+    }
+
+    fn bind_unnamed(&mut self, header: Header, lease: &mut Lease) -> bool {
+        let there = lease.statements.unnamed;
+        let known = self.statements.unnamed().filter(|unnamed| there == Unnamed::Version(unnamed.version));
+        let bound = match known {
+            Some(unnamed) => Some((unnamed.effects, unnamed.definition.clone())),
+            // Its Parse is still to be answered.
+            None => self.unnamed.clone(),
+        };
+        if let Some((effects, definition)) = bound {
+            self.note_bound(effects, &definition, lease);
+        }
+        self.pass_bind(header)
+    }
+
+    /// Notes the effects of a statement that is about to be executed.
+    fn note_bound(&mut self, effects: Effects, definition: &[u8], lease: &mut Lease) {
+        if effects != Effects::NONE {
+            self.note_effects(effects, definition, lease);
+            self.clears |= effects.any(Effects::CLEARS);
+            self.clearing = effects;
+        }
     }
 
     fn pass_bind(&mut self, header: Header) -> bool {

@@ -7,8 +7,8 @@ use aho_corasick::{AhoCorasick, AhoCorasickBuilder};
 
 use super::tokens::{Token, Tokens};
 
-/// Texts above this are not examined to their end; they count as [`PinReason::Large`].
-pub const EXAMINED: usize = 1024 * 1024;
+/// Of a longer text the start is examined, and its rest as it comes (see [`Rest`]).
+pub const EXAMINED: usize = 64 * 1024;
 
 /// A set of effects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -100,6 +100,8 @@ impl Effects {
 
     /// Parameters may differ until the transaction ends: `SET LOCAL`, `set_config(…, true)`.
     pub const LOCAL: Effects = Effects(1 << 16);
+    /// Ends state, so that nothing may be sent behind it before it is answered: `DISCARD`, `DEALLOCATE`, `CLOSE ALL`.
+    pub const CLEARS: Effects = Effects(1 << 17);
 
     const PINS: Effects = Effects((1 << 13) - 1);
 
@@ -141,17 +143,24 @@ impl Effects {
     /// The effects that a text (one statement or several) can have. The common statement costs one scan for a few
     /// byte patterns; only a text that has one of them is tokenized.
     pub fn of(text: &[u8]) -> Effects {
-        let (examined, mut effects) = match text.get(..EXAMINED) {
-            Some(start) if text.len() > EXAMINED => (start, PinReason::Large.effect() | Effects::UNSEEN),
-            _ => (text, Effects::NONE),
-        };
-        let trimmed = examined.trim_ascii_end();
-        let one = trimmed.strip_suffix(b";").unwrap_or(trimmed);
-        if begins_with_dml(one) && !SUSPECTS.is_match(one) {
-            return effects;
+        let mut effects = Effects::NONE;
+        if !is_harmless(text) {
+            Statements::new(text).each(|found| effects.add(found));
         }
-        Statements::new(examined).each(|found| effects.add(found));
         effects
+    }
+
+    /// The effects of a text of which only the start is there, and what its rest must be looked through with. Without
+    /// its rest a text that has anything suspect cannot be understood, and counts as [`PinReason::Large`].
+    pub fn of_start(start: &[u8]) -> (Effects, Option<Rest>) {
+        if is_harmless(start) {
+            let mut rest = Rest::default();
+            rest.keep(start);
+            return (Effects::NONE, Some(rest));
+        }
+        let mut effects = LARGE;
+        Statements::new(start).each(|found| effects.add(found));
+        (effects, None)
     }
 }
 
@@ -167,9 +176,52 @@ impl std::ops::BitOr for Effects {
 static SUSPECTS: LazyLock<AhoCorasick> = LazyLock::new(|| {
     AhoCorasickBuilder::new()
         .ascii_case_insensitive(true)
-        .build([";", "set_config", "advisory", "currval", "lastval", "setseed", "dblink", "pg_temp", "temp", "U&"])
+        .build([";", "set_config", "advisory", "currval", "lastval", "setseed", "dblink", "temp", "pg_settings", "U&"])
         .expect("a few short literals always build")
 });
+
+/// Whether a text has one statement, of a kind that has no effect, and nothing in it that could.
+fn is_harmless(text: &[u8]) -> bool {
+    let one = without_end(text);
+    begins_with_dml(one) && !SUSPECTS.is_match(one)
+}
+
+/// Without the semicolon that may end it.
+fn without_end(text: &[u8]) -> &[u8] {
+    let trimmed = text.trim_ascii_end();
+    trimmed.strip_suffix(b";").unwrap_or(trimmed)
+}
+
+/// The rest of a long text, in pieces; whether anything in it is suspect.
+#[derive(Debug, Default)]
+pub struct Rest {
+    /// The end of what has been seen: a suspect word may be cut in two.
+    last: Vec<u8>,
+}
+
+impl Rest {
+    /// Longer than every suspect word.
+    const OVERLAP: usize = 16;
+
+    fn keep(&mut self, piece: &[u8]) {
+        self.last.extend_from_slice(piece.get(piece.len().saturating_sub(Self::OVERLAP)..).unwrap_or_default());
+        self.last.drain(..self.last.len().saturating_sub(Self::OVERLAP));
+    }
+
+    /// The effects of the next piece; `is_last`: of the text, NUL included.
+    pub fn effects(&mut self, piece: &[u8], is_last: bool) -> Effects {
+        let piece = match is_last {
+            true => without_end(piece.strip_suffix(b"\0").unwrap_or(piece)),
+            false => piece,
+        };
+        let overlap = piece.get(..Self::OVERLAP.min(piece.len())).unwrap_or_default();
+        let suspect = SUSPECTS.is_match(piece) || SUSPECTS.is_match(&[&self.last, overlap].concat());
+        self.keep(piece);
+        if suspect { LARGE } else { Effects::NONE }
+    }
+}
+
+const LARGE: Effects = Effects(PinReason::Large.effect().0 | Effects::UNSEEN.0);
 
 /// Whether the first word is one whose own meaning has no effect. Only an exact match at the very start counts; the
 /// rest is left to the tokenizer.
@@ -218,11 +270,10 @@ impl<'a> Statements<'a> {
                         count += 1;
                     }
                     hold |= token.is("hold") && previous.is("with");
-                    if token.is("set_config") {
-                        found(self.set_config());
-                    } else {
-                        found(anywhere(&token, &previous));
-                    }
+                    found(match token.is("set_config") {
+                        true => self.set_config(),
+                        false => anywhere(&token, &previous),
+                    });
                     previous = token;
                 }
             }
@@ -246,24 +297,28 @@ impl<'a> Statements<'a> {
     }
 
     /// `set_config(name, value, true)` ends with the transaction; anything else in third place does not, or may not.
-    fn set_config(&mut self) -> Effects {
+    fn set_config(&self) -> Effects {
         let mut depth = 0usize;
-        let mut last = Token::Other;
-        for token in self.tokens.by_ref() {
+        let mut last = [Token::Other; 2];
+        for token in self.tokens.clone().take(LONGEST_CALL) {
             match token {
+                Token::Punct(b';') => break,
                 Token::Punct(b'(') => depth += 1,
                 Token::Punct(b')') if depth <= 1 => {
-                    let local = depth == 1 && last.is("true");
+                    let local = depth == 1 && last[0] == Token::Punct(b',') && last[1].is("true");
                     return if local { Effects::LOCAL } else { SET };
                 }
                 Token::Punct(b')') => depth -= 1,
                 _ => {}
             }
-            last = token;
+            last = [last[1], token];
         }
         SET
     }
 }
+
+/// Tokens of a call that are looked at.
+const LONGEST_CALL: usize = 200;
 
 const SET: Effects = Effects(PinReason::Set.effect().0 | Effects::PARAMETERS.0);
 const ROLE: Effects = Effects(PinReason::Role.effect().0 | Effects::PARAMETERS.0);
@@ -273,14 +328,24 @@ fn leading(head: &[Option<Token<'_>>; 3], hold: bool) -> Effects {
     let word = |at: usize, name: &str| head.get(at).copied().flatten().is_some_and(|token| token.is(name));
     let Some(first) = head[0] else { return Effects::NONE };
     if first.is("set") {
+        // local.x, transaction.x: a parameter's name.
+        let is_qualified = head[2] == Some(Token::Punct(b'.'));
         match () {
+            () if is_qualified => SET,
             () if word(1, "transaction") || word(1, "constraints") => Effects::NONE,
             () if word(1, "local") => Effects::LOCAL,
             () if word(1, "role") || word(2, "role") || word(2, "authorization") => ROLE,
             () => SET,
         }
-    } else if first.is("reset") || first.is("discard") {
+    } else if first.is("reset") {
         Effects::PARAMETERS
+    } else if first.is("discard") {
+        Effects::PARAMETERS | Effects::CLEARS
+    } else if first.is("close") && word(1, "all") {
+        Effects::CLEARS
+    } else if first.is("update") && head.iter().flatten().any(|token| token.is("pg_settings")) {
+        // A rule on that view calls set_config.
+        SET
     } else if first.is("listen") {
         PinReason::Listen.effect()
     } else if first.is("prepare") && !word(1, "transaction") {
@@ -292,7 +357,7 @@ fn leading(head: &[Option<Token<'_>>; 3], hold: bool) -> Effects {
     } else if first.is("do") || first.is("call") {
         PinReason::Hidden.effect()
     } else if first.is("deallocate") {
-        Effects::DEALLOCATE
+        Effects::DEALLOCATE | Effects::CLEARS
     } else if first.is("create") && head.iter().flatten().any(|token| token.is("temp") || token.is("temporary")) {
         PinReason::Temporary.effect()
     } else if first.is("create") && word(1, "or") {
@@ -319,6 +384,7 @@ fn anywhere(token: &Token<'_>, previous: &Token<'_>) -> Effects {
             PinReason::Temporary.effect()
         }
         7 if is("pg_temp") => PinReason::Temporary.effect(),
+        27 if is("standard_conforming_strings") => PinReason::Strings.effect() | Effects::UNSEEN,
         7 if is("currval") || is("lastval") => PinReason::Sequence.effect(),
         7 if is("setseed") => PinReason::Seed.effect(),
         _ if is("pg_advisory_lock")
@@ -417,6 +483,13 @@ mod tests {
             ("select set_config('a.b', 'c', false)", "set"),
             ("select pg_catalog.set_config('a', 'b', (true and false))", "set"),
             ("select \"set_config\"('a','b',false)", "set"),
+            ("set local.x = 1", "set"),
+            ("set transaction.x = 1", "set"),
+            ("update pg_settings set setting = 'x' where name = 'y'", "set"),
+            ("select set_config('a', set_config('b', '1', false), true)", "set"),
+            ("select set_config('a', 'b', not true)", "set"),
+            ("select E'a'\n'\\''; listen c; --'", "listen"),
+            ("select E'a' -- b\n '\\''; listen c; --'", "listen"),
             ("set role x", "role"),
             ("set session role x", "role"),
             ("set session authorization x", "role"),
@@ -445,7 +518,29 @@ mod tests {
         assert!(Effects::of(b"reset all").any(Effects::PARAMETERS));
         assert_eq!(reasons("DO $$ begin end $$"), ["hidden"]);
         assert_eq!(reasons("call p()"), ["hidden"]);
-        assert!(Effects::of(&b"select 1 ".repeat(200_000)).any(PinReason::Large.effect()));
+        assert!(Effects::of(b"discard all").any(Effects::CLEARS));
+    }
+
+    #[test]
+    fn a_long_text_is_looked_through_in_pieces() {
+        let in_pieces = |text: &str, size: usize| {
+            let (start, rest) = text.as_bytes().split_at(size);
+            let (mut effects, mut looks) = Effects::of_start(start);
+            let pieces = rest.chunks(size);
+            let count = pieces.len();
+            for (at, piece) in pieces.enumerate() {
+                if let Some(looks) = &mut looks {
+                    effects.add(looks.effects(piece, at + 1 == count));
+                }
+            }
+            effects.any(PinReason::Large.effect())
+        };
+        for size in [20, 21, 25, 33, 50] {
+            assert!(!in_pieces("insert into t values ('aaaaaaaaaaaaaaaaaaa'), ('bbbbbbbbbbb');\0", size), "{size}");
+            assert!(in_pieces("insert into t select 'aaaaaaaaa', set_config('x', 'y', false)\0", size), "{size}");
+            assert!(in_pieces("insert into t values ('aaaaaaaaaaaaa'); set search_path = x\0", size), "{size}");
+            assert!(in_pieces("set search_path = aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa, bbbbbb\0", size), "{size}");
+        }
     }
 
     #[test]

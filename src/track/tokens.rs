@@ -23,6 +23,7 @@ impl Token<'_> {
 }
 
 /// Walks a text.
+#[derive(Clone)]
 pub(super) struct Tokens<'a> {
     text: &'a [u8],
     at: usize,
@@ -92,6 +93,30 @@ impl<'a> Tokens<'a> {
         self.at = self.text.len();
     }
 
+    /// A string goes on behind white space with a newline in it (and comments that end with one), with the same escapes.
+    /// Moves behind that quote.
+    fn goes_on(&mut self) -> bool {
+        let (mut at, mut newline) = (self.at, false);
+        while let Some(byte) = self.text.get(at) {
+            match byte {
+                b'\n' | b'\r' => newline = true,
+                b' ' | b'\t' | 0x0b | 0x0c => {}
+                b'-' if self.text.get(at + 1) == Some(&b'-') => {
+                    let end = memchr::memchr2(b'\n', b'\r', self.text.get(at..).unwrap_or_default());
+                    at = end.map_or(self.text.len(), |end| at + end);
+                    continue;
+                }
+                b'\'' if newline => {
+                    self.at = at + 1;
+                    return true;
+                }
+                _ => return false,
+            }
+            at += 1;
+        }
+        false
+    }
+
     fn dollar(&mut self) -> Token<'a> {
         let rest = self.rest();
         let tag = rest.iter().skip(1).take_while(|byte| is_word(**byte) && **byte != b'$').count();
@@ -150,6 +175,9 @@ impl<'a> Iterator for Tokens<'a> {
                     if word.len() == 1 && self.peek(0) == b'\'' && word.eq_ignore_ascii_case(b"e") {
                         self.at += 1;
                         self.skip_quoted(b'\'', true);
+                        while self.goes_on() {
+                            self.skip_quoted(b'\'', true);
+                        }
                         return Some(Token::Other);
                     }
                     return Some(Token::Word(word));
