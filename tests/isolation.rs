@@ -310,3 +310,18 @@ fn an_old_unnamed_statement_still_has_its_effects() -> Result {
     assert_eq!(two.value("show timezone")?, "Asia/Tokyo", "the other's RESET ALL has hit it");
     Ok(())
 }
+
+#[test]
+fn a_reset_does_not_stop_what_follows() -> Result {
+    let (_cluster, proxy) = setup("pool_size = 1\nborrow_timeout = \"20s\"")?;
+    let named = |name: &str| proxy.target().parameter("application_name", name).connect();
+    let (mut one, mut two) = (named("one")?, named("two")?);
+    for reset in ["close all", "deallocate all", "discard all"] {
+        for client in [&mut one, &mut two] {
+            client.value(reset)?;
+        }
+        assert_eq!(one.value("show application_name")?, "one", "behind {reset}");
+        assert_eq!(two.value("show application_name")?, "two", "behind {reset}");
+    }
+    Ok(())
+}

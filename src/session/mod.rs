@@ -10,29 +10,24 @@ mod pipeline;
 mod refusal;
 mod replies;
 mod requests;
+mod state;
 mod statements;
 
 use std::io;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use crate::cancel::{Handle, Order};
-use crate::config::{PoolMode, PoolSettings};
+use crate::cancel::Order;
 use crate::error::{Error, Side, SqlState};
 use crate::metrics::metrics;
-use crate::net::{Socket, poll_forward};
-use crate::pool::{Lease, Pool};
-use crate::prepared::ClientStatements;
-use crate::track::effects::Rest;
-use crate::track::{Effects, Params, PinReason};
+use crate::net::poll_forward;
+use crate::pool::Lease;
 use crate::wire::backend::{self, Severity, Status};
 use handover::NoLease;
-use limits::Limits;
-use pipeline::Pipeline;
-use refusal::Refused;
 use replies::Lost;
 use requests::Wish;
 pub(crate) use requests::no_replication;
+use state::Outcome;
+pub use state::{End, Session};
 
 /// While more than this waits to be sent to one side, the other is not read.
 const BACKLOG: usize = 64 * 1024;
@@ -40,130 +35,7 @@ const BACKLOG: usize = 64 * 1024;
 /// Turns of relaying per wake-up, so that a busy client does not starve the others.
 const TURNS: usize = 16;
 
-/// A logged-in client.
-pub struct Session {
-    client: Socket,
-    pool: Arc<Pool>,
-    handle: Arc<Handle>,
-    application: Box<str>,
-    params: Arc<Params>,
-    statements: ClientStatements,
-    pipeline: Pipeline,
-    limits: Limits,
-    /// What its statements have done to its session.
-    pins: Effects,
-    /// Bytes to come of a message from the client.
-    request_rest: usize,
-    /// They are dropped, like the message that they belong to.
-    rest_is_skipped: bool,
-    /// Bytes to come of a message from the backend.
-    reply_rest: usize,
-    /// They are not for the client.
-    reply_is_swallowed: bool,
-    /// ParameterStatus has told the client of other values than those of its login.
-    told_otherwise: bool,
-    /// Extended-query messages were sent, and no Sync behind them.
-    open_batch: bool,
-    /// The client's last message was Flush: it waits for the backend, although no Sync is out.
-    flushing: bool,
-    /// The backend skips everything up to a Sync that the client has not sent yet.
-    skipping: bool,
-    /// The backend waits for COPY data.
-    copy_in: bool,
-    /// `query_timeout` has passed, a cancel is out.
-    timed_out: bool,
-    /// A FATAL error has passed.
-    fatal: bool,
-    /// What identifies the settings that its statements are parsed with.
-    parse_key: u128,
-    /// Settings differ from those of its login, so that its statements are its own.
-    changes_parse: bool,
-    /// What comes next from the client can only be decided once more is answered.
-    undecided: bool,
-    /// DDL was done under this lease.
-    changed_schema: bool,
-    /// What was sent last ends state: nothing is sent behind it before it is answered.
-    barrier: bool,
-    /// The same, bound in this batch and not executed yet.
-    clears: bool,
-    /// The effects of the statement that stands behind the barrier.
-    clearing: Effects,
-    /// The last unnamed statement's effects and definition, if it has any.
-    unnamed: Option<(Effects, Arc<[u8]>)>,
-    /// What the rest of a long Query is looked through with.
-    rest: Option<Rest>,
-    /// Statements parsed on this backend under settings that hold for this transaction only.
-    local_parses: Vec<u64>,
-    /// What the client wants was refused, and is being skipped.
-    refused: Option<Refused>,
-    /// The `DEALLOCATE` that runs: the client's name and the statement's id.
-    deallocating: Option<(Box<[u8]>, u64)>,
-}
-
-/// How a session ended.
-#[derive(Debug)]
-pub enum End {
-    /// The client left.
-    Left,
-    /// The client's connection broke.
-    Gone,
-    /// We, or the database, ended it; the client is told (unless it is `None`: it has been).
-    Ended(Option<Error>),
-}
-
-/// How a lease ended, or why it did not.
-enum Outcome {
-    /// The transaction is over.
-    Done,
-    /// The client is gone; `true`: it said so.
-    ClientGone(bool),
-    /// The backend is.
-    BackendLost(Lost),
-    /// A limit or an order ends the session.
-    Ended(Error),
-}
-
 impl Session {
-    /// A client that has just been told ReadyForQuery.
-    pub fn new(client: Socket, pool: Arc<Pool>, handle: Arc<Handle>, params: Arc<Params>) -> Self {
-        let application = params.settings.get("application_name").unwrap_or_default().into();
-        let pins = login_effects(&params);
-        Self {
-            client,
-            pool,
-            handle,
-            application,
-            parse_key: params.settings.parse_key(),
-            params,
-            statements: ClientStatements::default(),
-            pipeline: Pipeline::default(),
-            limits: Limits::default(),
-            pins,
-            request_rest: 0,
-            rest_is_skipped: false,
-            reply_rest: 0,
-            reply_is_swallowed: false,
-            told_otherwise: false,
-            open_batch: false,
-            flushing: false,
-            skipping: false,
-            copy_in: false,
-            timed_out: false,
-            fatal: false,
-            changes_parse: false,
-            undecided: false,
-            changed_schema: false,
-            barrier: false,
-            clears: false,
-            clearing: Effects::NONE,
-            unnamed: None,
-            rest: None,
-            local_parses: Vec::new(),
-            refused: None,
-            deallocating: None,
-        }
-    }
-
     /// Serves the client until it leaves.
     pub async fn run(&mut self) -> End {
         let end = self.serve().await;
@@ -331,45 +203,6 @@ impl Session {
         Ok(moved)
     }
 
-    /// So much is under way that no further request is taken.
-    #[inline]
-    fn holds_back(&self, lease: &Lease) -> bool {
-        lease.socket.backlog() >= BACKLOG
-            || self.client.backlog() >= BACKLOG
-            || self.pipeline.is_full()
-            || self.undecided && !self.pipeline.is_certain()
-            || self.barrier && !self.pipeline.is_empty()
-    }
-
-    /// The transaction is over, nothing is owed to either side, and nothing pins the client.
-    #[inline]
-    fn is_over(&self, lease: &Lease) -> bool {
-        if lease.status != Status::Idle {
-            return self.breaks_statement_mode(lease);
-        }
-        self.is_between(lease)
-            && lease.socket.is_flushed()
-            && !self.client.has_passed()
-            && !lease.socket.has_passed()
-            && (!self.is_pinned() || self.handle.order() == Order::Drain)
-    }
-
-    /// Whether the backend keeps anything of this client beyond its transaction.
-    fn is_pinned(&self) -> bool {
-        self.pins.pins() || self.mode() == PoolMode::Session
-    }
-
-    /// Between two transactions, pinned or not.
-    #[inline]
-    fn is_between(&self, lease: &Lease) -> bool {
-        lease.status == Status::Idle
-            && self.pipeline.is_empty()
-            && !self.open_batch
-            && !self.skipping
-            && self.request_rest == 0
-            && self.reply_rest == 0
-    }
-
     /// The backend takes nothing more: what it said last (FATAL) may still be there to read.
     #[cold]
     fn last_words(&mut self, lease: &mut Lease, cx: &mut Context<'_>, error: io::Error) -> Outcome {
@@ -383,29 +216,6 @@ impl Session {
             }
         }
     }
-
-    fn mode(&self) -> PoolMode {
-        self.pool.settings.load().mode
-    }
-
-    fn settings(&self) -> Arc<PoolSettings> {
-        self.pool.settings.load_full()
-    }
-}
-
-/// What a client's own settings mean for what can be told of its statements.
-fn login_effects(params: &Params) -> Effects {
-    let reported = |name: &str| params.reported.get(name).map(String::as_str).unwrap_or_default();
-    let mut effects = Effects::NONE;
-    // Encodings whose characters can hold a quote or a backslash (manual, "Character Set Support").
-    let unsafe_encodings = ["BIG5", "GB18030", "GBK", "JOHAB", "SHIFT_JIS_2004", "SJIS", "UHC"];
-    if reported("standard_conforming_strings") == "off" || unsafe_encodings.contains(&reported("client_encoding")) {
-        effects.add(PinReason::Strings.effect());
-    }
-    if params.settings.get("search_path").is_some_and(|path| path.contains("pg_temp")) {
-        effects.add(PinReason::Temporary.effect());
-    }
-    effects
 }
 
 fn shutting_down() -> Error {

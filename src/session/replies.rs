@@ -207,6 +207,7 @@ impl Session {
         self.limits.restart();
         let answered = self.pipeline.is_empty();
         if answered {
+            self.barrier = false;
             self.statements.settle();
         }
         lease.status = Status::decode(body(lease, header)).map_err(Lost::Confused)?;
@@ -236,7 +237,7 @@ impl Session {
             b"DISCARD ALL" => {
                 self.forget_statements(lease);
                 self.pins.keep(Effects::INDELIBLE);
-                self.pins.add(super::login_effects(&self.params));
+                self.pins.add(super::state::login_effects(&self.params));
                 lease.residue.keep(Effects::INDELIBLE | Effects::PARAMETERS);
             }
             b"DEALLOCATE ALL" => {

@@ -36,9 +36,9 @@ def newest_postgres():
 
 def pgfunnel_binary():
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    binary = Path(os.environ.get("PGFUNNEL_BIN", target / "release/pgfunnel"))
+    binary = Path(os.environ.get("LAB_PGFUNNEL", target / "release/pgfunnel"))
     if not binary.exists():
-        sys.exit(f"{binary} is missing: cargo build --release, or set PGFUNNEL_BIN")
+        sys.exit(f"{binary} is missing: cargo build --release, or set LAB_PGFUNNEL")
     return binary
 
 
