@@ -70,6 +70,11 @@ need_rust() {
     install rustup
     rustup default stable >&2
   fi
+  local have wanted manifest=${BASH_SOURCE[0]%/*}/../Cargo.toml
+  wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$manifest")
+  have=$(cargo --version | cut -d ' ' -f 2)
+  [[ $(printf '%s\n' "$wanted" "$have" | sort --version-sort | head -n 1) == "$wanted" ]] ||
+    fail "cargo $have is too old: $wanted or newer is needed (rustup update)."
 }
 
 # PostgreSQL refuses to run as root. exec, so that the caller's $! is the program itself.

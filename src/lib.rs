@@ -11,8 +11,9 @@ pub mod metrics;
 pub mod wire;
 
 pub mod auth;
-pub mod prepared;
 pub mod track;
+
+pub mod prepared;
 
 pub mod net;
 

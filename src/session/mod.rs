@@ -21,7 +21,7 @@ use crate::error::{Error, Side, SqlState};
 use crate::metrics::metrics;
 use crate::net::poll_forward;
 use crate::pool::Lease;
-use crate::wire::backend::{self, Severity, Status};
+use crate::wire::backend::{self, Severity};
 use handover::NoLease;
 use replies::Lost;
 use requests::Wish;
