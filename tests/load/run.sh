@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every load figure, one after the other, each against a PostgreSQL of its own; about nine minutes, less with --quick.
+# Every load figure, one after the other, each against a PostgreSQL of its own; about twelve minutes, less with --quick.
 # Needs PostgreSQL (server and pgbench), PgBouncer, Python 3 and openssl. Tables go to stdout, progress to stderr.
 # Exit 1 if a limit is exceeded.
 #
@@ -34,7 +34,7 @@ figure() {
 }
 
 figure 'CPU per transaction' 420 "$here/compare.py" "${compare[@]}"
-figure 'Storms' 180 "$here/storm.py" "${storm[@]}"
+figure 'Storms' 420 "$here/storm.py" "${storm[@]}"
 figure 'Memory of idle clients' 240 "$here/memory.py" "${memory[@]}"
 figure 'Streaming' 120 "$here/stream.py"
 
