@@ -170,6 +170,11 @@ fn a_user_list_in_the_format_of_pgbouncer() -> Result {
 
 /// A cluster with a function that looks secrets up, and a proxy that uses it for users it does not know.
 fn with_auth_query() -> Result<(Cluster, Proxy)> {
+    auth_query("select * from public.lookup($1)")
+}
+
+/// The same with another query.
+fn auth_query(query: &str) -> Result<(Cluster, Proxy)> {
     let cluster = Cluster::start()?;
     cluster.sql(&format!("create role lookup login password '{PASSWORD}'"))?;
     cluster.sql(
@@ -177,7 +182,8 @@ fn with_auth_query() -> Result<(Cluster, Proxy)> {
          set search_path = pg_catalog as 'select rolname, rolpassword, rolvaliduntil from pg_authid where rolname = $1 and rolcanlogin'",
     )?;
     let config = Config::of(&cluster)
-        .database("unlisted_users = \"auth_query\"\nauth_query_user = \"lookup\"\nauth_query = \"select * from public.lookup($1)\"")
+        .database("unlisted_users = \"auth_query\"\nauth_query_user = \"lookup\"")
+        .database(&format!("auth_query = \"{query}\""))
         .section(&format!("[users.lookup]\npassword = \"{PASSWORD}\""));
     let proxy = config.start()?;
     Ok((cluster, proxy))
@@ -215,13 +221,24 @@ fn auth_query_honours_valid_until() -> Result {
 
 #[test]
 fn auth_query_cannot_be_tricked_by_objects_in_public() -> Result {
-    let (cluster, proxy) = with_auth_query()?;
-    cluster.sql("grant create on schema public to public; create role victim login password 'secret'")?;
-    // Anybody may make these; the query must not meet them.
-    cluster.sql("create function public.set_config(text, text, boolean) returns text language sql as 'select pg_sleep(0); select 1/0; select null::text'")?;
-    cluster.sql("alter role lookup set search_path = public, pg_catalog")?;
+    // A function and an operator of PostgreSQL's, as one writes them.
+    let (cluster, proxy) = auth_query("select n, p, u from public.lookup(lower($1)) where n = $1")?;
+    // Anybody may make these; the query must not meet them, whatever the search path of its role.
+    cluster.sql(
+        "create role victim login password 'secret';
+         create function public.mine(name, text) returns boolean language plpgsql as
+           $$ begin raise exception 'this sees every name and secret'; end $$;
+         create operator public.= (leftarg = name, rightarg = text, function = public.mine);
+         create function public.lower(text) returns text language sql as $$ select 'postgres' $$;
+         create function public.set_config(text, text, boolean) returns text language sql as 'select (1 / 0)::text';
+         alter role lookup set search_path = public, pg_catalog",
+    )?;
     assert_eq!(proxy.target().user("victim", "secret").connect()?.value("select current_user")?, "victim");
     assert_eq!(proxy.target().user("x' or true --", "secret").refusal()?.code, "28P01");
+    // They are what an unprotected session meets.
+    let mut unprotected = cluster.target().user("lookup", PASSWORD).connect()?;
+    assert_eq!(unprotected.value("select lower('VICTIM')")?, "postgres");
+    assert_eq!(unprotected.query("select 'a'::name = 'a'::text")?.error().code, "P0001");
     Ok(())
 }
 
