@@ -29,6 +29,35 @@ fn a_cold_pool_fills_in_parallel() -> Result {
 }
 
 #[test]
+fn slow_logins_go_on_side_by_side() -> Result {
+    // A login takes a second: twenty of them, one after the other, would take twenty.
+    let fake = Fake::play(|conversation| {
+        conversation.startup()?;
+        std::thread::sleep(Duration::from_secs(1));
+        conversation.send(&reply::welcome())?;
+        while !conversation.request()?.body.starts_with(b"select 'row'") {
+            conversation.send(&reply::value(""))?;
+        }
+        // No more than the row, so that nobody else is served by this backend.
+        conversation.send(&Say::new().raw(b'D', b"\0\x01\0\0\0\x03row"))?;
+        conversation.read().map(drop)
+    })?;
+    let proxy = Config::port(fake.port()).top("pool_size = 20\nborrow_timeout = \"25s\"").start()?;
+    let served = std::sync::Mutex::new(Vec::new());
+    crowd(20, |_| {
+        let start = Instant::now();
+        let mut client = proxy.target().connect()?;
+        client.say(&Say::new().query("select 'row'"))?;
+        client.read_until(b'D', 1)?;
+        served.lock().map_err(|_| "poisoned")?.push((start.elapsed(), client));
+        Ok(())
+    })?;
+    let half = median(served.into_inner()?.into_iter().map(|(time, _)| time).collect());
+    assert!(half < Duration::from_secs(4), "median {half:?}");
+    Ok(())
+}
+
+#[test]
 fn a_burst_never_exceeds_the_pool() -> Result {
     let cluster = Cluster::start()?;
     cluster.limit_backends(5)?;
@@ -314,8 +343,19 @@ fn a_pool_may_be_a_share_of_the_servers_connections() -> Result {
         assert!(held.len() < 16);
     };
     assert_eq!(refused.code, "53300");
-    assert!((5..=7).contains(&held.len()), "{} backends", held.len());
+    assert_eq!(held.len(), 6);
     Ok(())
+}
+
+#[test]
+fn a_pool_larger_than_the_server_allows_is_worth_a_warning() -> Result {
+    let cluster = Cluster::conf("max_connections = 10\nsuperuser_reserved_connections = 3\n")?;
+    let proxy = Config::of(&cluster).top("pool_size = 20").start()?;
+    assert_eq!(proxy.target().connect()?.value("select 1")?, "1");
+    proxy.wait_log(&format!(
+        "pool_size = 20 is more than the server at 127.0.0.1:{} accepts: max_connections 10 - 3 reserved = 7",
+        cluster.port()
+    ))
 }
 
 #[test]
