@@ -117,6 +117,16 @@ fn md5_on_both_sides() -> Result {
 }
 
 #[test]
+fn a_cleartext_password_towards_postgresql() -> Result {
+    let hba = "host all app 127.0.0.1/32 password\n".into();
+    let cluster = Cluster::with(Settings { hba, ..Settings::default() })?;
+    let proxy = Config::of(&cluster).start()?;
+    assert_eq!(proxy.target().connect()?.value("select current_user")?, "app");
+    assert!(cluster.log().contains("identity=\"app\" method=password"));
+    Ok(())
+}
+
+#[test]
 fn cleartext_over_tls() -> Result {
     let dir = tempfile::tempdir()?;
     let authority = Authority::new("authority")?;

@@ -6,6 +6,21 @@ use std::time::{Duration, Instant};
 
 use common::*;
 
+/// The timer of the proxy's socket towards a client (proc(5), /proc/net/tcp): 0 none, 2 keepalive.
+fn timer(proxy: &Proxy, client: &Wire) -> Result<u8> {
+    let hex = |addr: std::net::SocketAddr| format!("0100007F:{:04X}", addr.port());
+    let ends = [hex(proxy.addr()), hex(client.local_addr()?)];
+    let table = std::fs::read_to_string("/proc/net/tcp")?;
+    for line in table.lines() {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        if fields.get(1..3) == Some(&ends.each_ref().map(String::as_str)) {
+            let timer = fields.get(5).and_then(|field| field.split(':').next()).ok_or("no timer")?;
+            return Ok(timer.parse()?);
+        }
+    }
+    Err(format!("no connection {ends:?} in:\n{table}").into())
+}
+
 /// One backend, so that whatever a dead client leaves behind stands in the way of the next.
 fn setup(top: &str) -> Result<(Cluster, Proxy)> {
     let cluster = Cluster::start()?;
@@ -24,6 +39,25 @@ fn a_frozen_client_without_a_lease_is_not_closed() -> Result {
     // Silence, longer than any limit that is about something else.
     assert!(frozen.silent_for(Duration::from_secs(4))?);
     assert_eq!(frozen.value("select 'thawed'")?, "thawed");
+    Ok(())
+}
+
+#[test]
+fn a_client_is_probed_only_while_it_holds_a_backend() -> Result {
+    let (_cluster, proxy) = setup("")?;
+    let mut client = proxy.target().connect()?;
+    client.value("select 1")?;
+    // What we sent is acknowledged at once; from then on, frozen or not, nothing is asked of it.
+    eventually("no timer runs", || Ok(timer(&proxy, &client)? == 0))?;
+    std::thread::sleep(Duration::from_secs(6));
+    assert_eq!(timer(&proxy, &client)?, 0, "idle");
+    for _ in 0..2 {
+        client.value("begin")?;
+        eventually("no timer runs yet", || Ok(timer(&proxy, &client)? == 0))?;
+        eventually("keepalive is on", || Ok(timer(&proxy, &client)? == 2))?;
+        client.value("commit")?;
+        eventually("keepalive is off", || Ok(timer(&proxy, &client)? == 0))?;
+    }
     Ok(())
 }
 

@@ -262,6 +262,60 @@ fn a_server_that_insists_on_tls_or_on_none() -> Result {
     Ok(())
 }
 
+/// A config in which the proxy shows a certificate of this identity to the server.
+fn identified(cluster: &Cluster, dir: &Path, (cert, key): &(String, String)) -> Result<Config> {
+    let (cert_path, key_path) = (dir.join("backend.crt"), dir.join("backend.key"));
+    fs::write(&cert_path, cert)?;
+    fs::write(&key_path, key)?;
+    Ok(Config::of(cluster).database(&format!("tls = \"require\"\ntls_cert = {cert_path:?}\ntls_key = {key_path:?}")))
+}
+
+#[test]
+fn a_certificate_instead_of_a_password_towards_postgresql() -> Result {
+    let (cluster, authority, dir) = tls_cluster(&["127.0.0.1"], "hostssl all app 127.0.0.1/32 cert\n")?;
+    let proxy = identified(&cluster, dir.path(), &authority.sign(APP, &[])?)?.start()?;
+    assert_eq!(proxy.target().connect()?.value("select current_user")?, "app");
+    assert!(cluster.log().contains("identity=\"CN=app\" method=cert"));
+    drop(proxy);
+    let proxy = identified(&cluster, dir.path(), &authority.sign("other", &[])?)?.start()?;
+    let error = proxy.target().first_error()?;
+    assert_eq!(error.code, "28000", "PostgreSQL's own words: {error:?}");
+    drop(proxy);
+    let proxy = Config::of(&cluster).database("tls = \"require\"").start()?;
+    assert_eq!(proxy.target().first_error()?.code, "28000");
+    Ok(())
+}
+
+#[test]
+fn the_servers_authority_is_reloaded() -> Result {
+    let (cluster, authority, dir) = tls_cluster(&["127.0.0.1"], "")?;
+    let ca = dir.path().join("ca.crt");
+    let config = Config::of(&cluster).top("pool_size = 3\nborrow_timeout = \"1s\"");
+    let config = config.database(&format!("tls = \"verify-full\"\ntls_ca = {ca:?}"));
+    let proxy = config.start()?;
+    let mut holder = proxy.target().connect()?;
+    holder.value("begin")?;
+    // While that one is lent, everybody else needs a new one.
+    let needs_new = |expected: &str| {
+        eventually(&format!("new backends meet {expected:?}"), || {
+            cluster.sql(
+                "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'app' and state = 'idle'",
+            )?;
+            Ok(proxy.target().first_error()?.code == expected)
+        })
+    };
+    fs::copy(dir.path().join("wrong.crt"), &ca)?;
+    assert_eq!(proxy.target().first_error()?.code, "", "not before SIGHUP");
+    proxy.reload(&config)?;
+    needs_new("08001")?;
+    assert_eq!(holder.value("select 'still here'")?, "still here");
+    fs::write(&ca, authority.pem())?;
+    proxy.reload(&config)?;
+    needs_new("")?;
+    assert_eq!(holder.value("select 'still here'")?, "still here");
+    Ok(())
+}
+
 #[test]
 fn bytes_behind_the_servers_s_end_the_connection() -> Result {
     let fake = Fake::play(|conversation| {
