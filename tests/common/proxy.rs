@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use tempfile::TempDir;
@@ -83,19 +83,11 @@ impl Config {
 
     /// Starts the proxy with it.
     pub fn spawn(&self) -> Result<Proxy> {
-        let (port, http_port) = (Port::reserve()?, Port::reserve()?);
-        let dir = tempfile::Builder::new().prefix("pgfunnel-test-").tempdir()?;
-        let (file, log_path) = (dir.path().join("pgfunnel.toml"), dir.path().join("log"));
-        fs::write(&file, self.text(port.addr(), http_port.addr()))?;
-        let log = File::create(&log_path)?;
-        // Another binary (a release build, a package) can be put to the test.
-        let binary = std::env::var_os("PGFUNNEL_TEST_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_pgfunnel").into());
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--"]).arg(binary).args(["run", "--config"]).arg(&file);
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).current_dir(dir.path());
-        command.env_remove("DATABASE_URL").env("RUST_BACKTRACE", "1");
-        let child = command.spawn()?;
-        Ok(Proxy { child, port, http_port, file, log_path, _dir: dir })
+        Proxy::launch(|command, [listen, http], file| {
+            fs::write(file, self.text(listen, http))?;
+            command.arg("--config").arg(file).env_remove("DATABASE_URL").env("RUST_BACKTRACE", "1");
+            Ok(())
+        })
     }
 
     fn text(&self, listen: SocketAddr, http: SocketAddr) -> String {
@@ -117,6 +109,33 @@ pub struct Proxy {
 }
 
 impl Proxy {
+    /// Starts it without a file: these variables, its addresses, and no others.
+    pub fn by_environment(variables: &[(&str, &str)]) -> Result<Self> {
+        let proxy = Self::launch(|command, [listen, http], _| {
+            command.env_clear().envs(variables.iter().copied());
+            command.env("PGFUNNEL_LISTEN", listen.to_string()).env("PGFUNNEL_HTTP_LISTEN", http.to_string());
+            Ok(())
+        })?;
+        proxy.wait_ready()?;
+        Ok(proxy)
+    }
+
+    /// `run` with what `prepare` adds, given the two addresses and where a configuration file may be.
+    fn launch(prepare: impl FnOnce(&mut Command, [SocketAddr; 2], &Path) -> Result) -> Result<Self> {
+        let (port, http_port) = (Port::reserve()?, Port::reserve()?);
+        let dir = tempfile::Builder::new().prefix("pgfunnel-test-").tempdir()?;
+        let (file, log_path) = (dir.path().join("pgfunnel.toml"), dir.path().join("log"));
+        let log = File::create(&log_path)?;
+        // Another binary (a release build, a package) can be put to the test.
+        let binary = std::env::var_os("PGFUNNEL_TEST_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_pgfunnel").into());
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]).arg(binary).arg("run");
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).current_dir(dir.path());
+        prepare(&mut command, [port.addr(), http_port.addr()], &file)?;
+        let child = command.spawn()?;
+        Ok(Self { child, port, http_port, file, log_path, _dir: dir })
+    }
+
     /// The role [`APP`] through the proxy.
     pub fn target(&self) -> Target {
         Target::new(Addr::Tcp(self.addr()), APP, PASSWORD, APP)
