@@ -241,3 +241,7 @@ pub fn poll_forward(from: &mut Socket, to: &mut Socket, cx: &mut Context<'_>) ->
     }
     to.poll_flush(cx)
 }
+
+#[cfg(test)]
+#[path = "socket_tests.rs"]
+mod tests;

@@ -86,45 +86,7 @@ mod tests {
         assert!(Header::peek(b"S\0\0\x40\0", frontend::limit).is_err(), "a Sync of 16 KiB");
     }
 
-    /// Walks `stream`, arriving in pieces of the given sizes, and returns the messages found.
-    fn walk(stream: &[u8], cuts: &[usize]) -> Vec<(u8, Vec<u8>)> {
-        let mut found = Vec::new();
-        let mut buf: Vec<u8> = Vec::new();
-        let mut rest = stream;
-        let mut cuts = cuts.iter().copied().cycle();
-        loop {
-            while let Some(header) = Header::peek(&buf, frontend::limit).unwrap() {
-                if buf.len() < header.total {
-                    break;
-                }
-                found.push((header.tag, buf[HEADER..header.total].to_vec()));
-                buf.drain(..header.total);
-            }
-            if rest.is_empty() {
-                assert!(buf.is_empty());
-                return found;
-            }
-            let (now, later) = rest.split_at(cuts.next().unwrap_or(1).clamp(1, rest.len()));
-            buf.extend_from_slice(now);
-            rest = later;
-        }
-    }
-
     proptest! {
-        #[test]
-        fn any_split_gives_the_same_messages(
-            messages in proptest::collection::vec((prop::sample::select(b"QPBd".to_vec()), proptest::collection::vec(any::<u8>(), 0..300)), 1..20),
-            cuts in proptest::collection::vec(1usize..400, 1..10),
-        ) {
-            let mut stream = Vec::new();
-            for (tag, body) in &messages {
-                stream.push(*tag);
-                stream.extend_from_slice(&(body.len() as u32 + 4).to_be_bytes());
-                stream.extend_from_slice(body);
-            }
-            prop_assert_eq!(walk(&stream, &cuts), messages);
-        }
-
         #[test]
         fn decoders_never_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = Header::peek(&body, frontend::limit);
