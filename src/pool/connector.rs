@@ -225,12 +225,8 @@ impl Pool {
         let settings = self.settings.load();
         self.params.learn(&backend.reported);
         backend.params = Some(Arc::new(Params::default()));
-        backend.expires = settings.max_lifetime.map(|limit| {
-            // Up to a tenth earlier, so that backends opened together do not all end together.
-            let tenth = u64::try_from(limit.as_millis() / 10).unwrap_or(u64::MAX).max(1);
-            Instant::now() + limit
-                - Duration::from_millis(u64::from(backend.identity.pid.unsigned_abs()).wrapping_mul(7919) % tenth)
-        });
+        backend.expires =
+            settings.max_lifetime.map(|limit| Instant::now() + lifetime(limit, backend.identity.pid.unsigned_abs()));
         if !self.connector.surveyed.swap(true, Ordering::AcqRel) {
             self.survey(&mut backend, target).await;
         }
@@ -269,5 +265,35 @@ impl Pool {
             ),
             _ => {}
         }
+    }
+}
+
+/// Up to a tenth below `limit`, so that backends opened together, whose process ids differ little, do not all end
+/// together.
+fn lifetime(limit: Duration, pid: u32) -> Duration {
+    let tenth = u64::try_from(limit.as_millis() / 10).unwrap_or(u64::MAX).max(1);
+    limit - Duration::from_millis(u64::from(pid).wrapping_mul(7919) % tenth)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backends_opened_together_do_not_end_together() {
+        for minutes in [1, 10, 60, 24 * 60] {
+            let limit = Duration::from_secs(60 * minutes);
+            for first in [1, 4711, 4_000_000] {
+                let ends: Vec<Duration> = (first..first + 20).map(|pid| lifetime(limit, pid)).collect();
+                assert!(ends.iter().all(|end| *end > limit * 9 / 10 && *end <= limit), "{limit:?}: {ends:?}");
+                let same_second = |one: &Duration| ends.iter().filter(|end| end.as_secs() == one.as_secs()).count();
+                assert!(ends.iter().map(same_second).max() < Some(10), "{limit:?}: {ends:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_shortest_lifetime_is_one() {
+        assert_eq!(lifetime(Duration::from_millis(1), 4711), Duration::from_millis(1));
     }
 }
