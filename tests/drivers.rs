@@ -42,6 +42,12 @@ fn psycopg() -> Result {
 }
 
 #[test]
+fn psycopg_in_protocol_3_2() -> Result {
+    let python = provided("PGFUNNEL_TEST_PYTHON", "a Python with psycopg and asyncpg")?;
+    day("psycopg_protocol_3_2.py", Command::new(python))
+}
+
+#[test]
 fn asyncpg() -> Result {
     let python = provided("PGFUNNEL_TEST_PYTHON", "a Python with psycopg and asyncpg")?;
     day("asyncpg_day.py", Command::new(python))
