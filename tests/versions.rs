@@ -1,4 +1,4 @@
-//! A smoke day against PostgreSQL 16, 17 and 18 besides the 15 of all other tests.
+//! A smoke day against PostgreSQL 16, 17 and 18, whichever server the other tests run with.
 
 mod common;
 
