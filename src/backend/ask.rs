@@ -1,8 +1,6 @@
 //! Questions of our own to a backend that is between transactions: lookups, and statements that clean it.
 
-use std::collections::BTreeMap;
 use std::io;
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use postgres_protocol::IsNull;
@@ -11,7 +9,7 @@ use thiserror::Error as ThisError;
 
 use super::{Backend, note_parameter};
 use crate::error::Error;
-use crate::prepared::{self, Unnamed};
+use crate::prepared::Unnamed;
 use crate::track::Effects;
 use crate::wire::backend::{self as tag, ErrorFields, Status};
 use crate::wire::{HEADER, Header};
@@ -24,6 +22,8 @@ pub type Row = Vec<Option<String>>;
 pub struct Answer {
     /// The rows, all of them; questions of ours have few.
     pub rows: Vec<Row>,
+    /// Notifications that came meanwhile, as they came: they are for the client that listens.
+    pub notifications: Vec<u8>,
 }
 
 /// Why there is no answer.
@@ -88,7 +88,7 @@ impl Backend {
             Ok(_) if !self.residue.any(Effects::INDELIBLE) => {
                 self.statements.clear();
                 self.statements.unnamed = Unnamed::Absent;
-                self.has_setters = false;
+                self.forget_own_statements();
                 self.params = None;
                 self.residue = Effects::NONE;
                 self.owner = 0;
@@ -127,6 +127,9 @@ impl Backend {
             let body = self.socket.unseen().get(HEADER..total).unwrap_or_default();
             match tag {
                 tag::DATA_ROW => answer.rows.push(row(body)),
+                tag::NOTIFICATION => {
+                    answer.notifications.extend_from_slice(self.socket.unseen().get(..total).unwrap_or_default());
+                }
                 tag::PARAMETER_STATUS => note_parameter(&mut self.reported, body),
                 tag::ERROR => {
                     let fields = ErrorFields::decode(body);
@@ -146,50 +149,9 @@ impl Backend {
             self.socket.consume(total);
         }
     }
-
-    /// Puts settings in force, in one round trip, and returns what is reported then.
-    ///
-    /// # Errors
-    /// PostgreSQL's own for a setting that it does not accept.
-    pub async fn apply(&mut self, settings: &crate::track::Settings) -> Result<BTreeMap<String, String>, AskError> {
-        self.params = None;
-        let change = crate::track::params::Change { reset: true, set: settings.iter().collect() };
-        self.put_settings(&change)?;
-        self.collect().await?;
-        Ok(self.reported.clone())
-    }
-
-    /// Appends what puts a change of parameters in force, ended by a Sync of its own: without it, a later error of the
-    /// client's would undo it. Named statements, so that the client's unnamed one is left alone.
-    ///
-    /// # Errors
-    /// A value that does not fit a message.
-    pub fn put_settings(&mut self, change: &crate::track::params::Change<'_>) -> io::Result<()> {
-        let out = self.socket.output();
-        if !self.has_setters {
-            frontend::parse(&RESETTER, "RESET ALL", [], out)?;
-            frontend::parse(&SETTER, "SELECT pg_catalog.set_config($1, $2, false)", [], out)?;
-            self.has_setters = true;
-        }
-        if change.reset {
-            frontend::bind("", &RESETTER, [], std::iter::empty::<()>(), |(), _| Ok(IsNull::No), [], out)
-                .map_err(too_large)?;
-            frontend::execute("", 0, out)?;
-        }
-        for (name, value) in &change.set {
-            bind_text(&SETTER, &[*name, *value], out)?;
-            frontend::execute("", 0, out)?;
-        }
-        frontend::sync(out);
-        Ok(())
-    }
 }
 
-/// Our own prepared statements. No client can use these names: see [`prepared::prefix`].
-static RESETTER: LazyLock<String> = LazyLock::new(|| format!("{}reset", prepared::prefix()));
-static SETTER: LazyLock<String> = LazyLock::new(|| format!("{}set", prepared::prefix()));
-
-fn bind_text(statement: &str, values: &[&str], out: &mut bytes::BytesMut) -> io::Result<()> {
+pub(super) fn bind_text(statement: &str, values: &[&str], out: &mut bytes::BytesMut) -> io::Result<()> {
     let put = |value: &&str, out: &mut bytes::BytesMut| {
         out.extend_from_slice(value.as_bytes());
         Ok(IsNull::No)
@@ -197,7 +159,7 @@ fn bind_text(statement: &str, values: &[&str], out: &mut bytes::BytesMut) -> io:
     frontend::bind("", statement, [], values.iter(), put, [], out).map_err(too_large)
 }
 
-fn too_large(error: frontend::BindError) -> io::Error {
+pub(super) fn too_large(error: frontend::BindError) -> io::Error {
     match error {
         frontend::BindError::Serialization(error) => io::Error::new(io::ErrorKind::InvalidInput, error),
         frontend::BindError::Conversion(error) => io::Error::new(io::ErrorKind::InvalidInput, error),

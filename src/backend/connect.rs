@@ -198,6 +198,7 @@ async fn once(
         owner: 0,
         residue: Effects::NONE,
         has_setters: false,
+        has_asks: false,
         expires: None,
         idle_since: now,
         broken: false,

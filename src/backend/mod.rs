@@ -2,6 +2,7 @@
 //! vanished, cancel what it runs, close it. Knows nothing of pools or clients.
 
 mod ask;
+mod carried;
 mod connect;
 mod login;
 mod recover;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use ask::{Answer, AskError, Row};
+pub use carried::Carried;
 pub use connect::{ConnectError, Failed, Target, cancel, connect};
 pub use login::{Credential, KeySource};
 pub use recover::Unfinished;
@@ -56,6 +58,8 @@ pub struct Backend {
     pub residue: Effects,
     /// Whether it has our own statements for putting parameters in force.
     pub has_setters: bool,
+    /// Whether it has those for asking what it carries.
+    pub has_asks: bool,
     /// To be closed rather than lent after this.
     pub expires: Option<Instant>,
     /// Since when nobody has it.

@@ -30,6 +30,7 @@ use crate::wire::backend::Status;
 use bounds::Bounds;
 use connector::Connector;
 use params::KnownParams;
+pub(crate) use params::Outcome;
 use store::{Store, Stored, Taken};
 
 /// An idle backend is looked at in the kernel before it is lent only if nobody had it for so long: the runtime notices
@@ -66,7 +67,8 @@ pub struct Pool {
     closing: AtomicUsize,
     store: Store,
     connector: Connector,
-    params: KnownParams,
+    /// What is known of parameters.
+    pub(crate) params: KnownParams,
 }
 
 /// What pgfunnel itself is called when it borrows for an errand of its own.

@@ -16,7 +16,7 @@ use crate::track::{Params, Settings};
 const REMEMBERED: usize = 1_000;
 
 #[derive(Debug)]
-pub(super) struct KnownParams {
+pub(crate) struct KnownParams {
     known: Mutex<Known>,
 }
 
@@ -25,12 +25,23 @@ struct Known {
     /// What a backend reports right after its login.
     baseline: Option<BTreeMap<String, String>>,
     by_settings: LruCache<Settings, Arc<Params>, RandomState>,
+    outcomes: LruCache<(u64, u64, Arc<[u8]>), Outcome, RandomState>,
+}
+
+/// What a text makes of a client's parameters.
+#[derive(Debug, Clone)]
+pub(crate) struct Outcome {
+    /// The client's own from now on.
+    pub(crate) own: Arc<Params>,
+    /// What is in force on the backend: without what a reset took away and the client has by its login.
+    pub(crate) in_force: Arc<Params>,
 }
 
 impl KnownParams {
     pub(super) fn new() -> Self {
         let by_settings = LruCache::with_hasher(REMEMBERED, RandomState::default());
-        Self { known: Mutex::new(Known { baseline: None, by_settings }) }
+        let outcomes = LruCache::with_hasher(REMEMBERED, RandomState::default());
+        Self { known: Mutex::new(Known { baseline: None, by_settings, outcomes }) }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
@@ -42,6 +53,7 @@ impl KnownParams {
         let mut known = self.lock();
         if known.baseline.as_ref() != Some(reported) {
             known.by_settings.clear();
+            known.outcomes.clear();
             known.baseline = Some(reported.clone());
         }
     }
@@ -50,19 +62,30 @@ impl KnownParams {
         let mut known = self.lock();
         if settings.is_empty() && known.by_settings.peek(settings).is_none() {
             let reported = known.baseline.clone()?;
-            known.by_settings.insert(settings.clone(), Arc::new(Params { settings: settings.clone(), reported }));
+            known.by_settings.insert(settings.clone(), Arc::new(Params::new(settings.clone(), reported)));
         }
         known.by_settings.get(settings).cloned()
     }
 
-    fn insert(&self, params: Params) -> Arc<Params> {
+    /// The one that stands for these settings.
+    pub(crate) fn insert(&self, settings: Settings, reported: BTreeMap<String, String>) -> Arc<Params> {
         let mut known = self.lock();
-        if let Some(same) = known.by_settings.get(&params.settings) {
+        if let Some(same) = known.by_settings.get(&settings) {
             return same.clone();
         }
-        let params = Arc::new(params);
-        known.by_settings.insert(params.settings.clone(), params.clone());
+        let params = Arc::new(Params::new(settings.clone(), reported));
+        known.by_settings.insert(settings, params.clone());
         params
+    }
+
+    /// What a text made of these parameters, for a client that logged in with those, if that was seen before.
+    pub(crate) fn outcome(&self, login: &Params, before: &Params, text: &Arc<[u8]>) -> Option<Outcome> {
+        self.lock().outcomes.get(&(login.id, before.id, text.clone())).cloned()
+    }
+
+    /// Remembers that. Only for a text whose outcome depends on nothing else.
+    pub(crate) fn remember(&self, login: &Params, before: &Params, text: Arc<[u8]>, outcome: Outcome) {
+        self.lock().outcomes.insert((login.id, before.id, text), outcome);
     }
 }
 
@@ -82,7 +105,7 @@ impl Pool {
         if let (Some(name), Some(base)) = (plain, self.params.get(&without_name)) {
             let mut reported = base.reported.clone();
             reported.insert("application_name".to_owned(), name.to_owned());
-            return Ok(self.params.insert(Params { settings, reported }));
+            return Ok(self.params.insert(settings, reported));
         }
         let mut lease = self.borrow(ERRAND).await?;
         if settings.is_empty() {
@@ -96,7 +119,7 @@ impl Pool {
         }
         match lease.apply(&settings).await {
             Ok(reported) => {
-                let params = self.params.insert(Params { settings, reported });
+                let params = self.params.insert(settings, reported);
                 lease.params = Some(params.clone());
                 lease.release();
                 Ok(params)

@@ -79,6 +79,16 @@ impl BackendStatements {
         }
     }
 
+    /// Notes that one is still there although it was to be closed. `false`: there is no room to remember it.
+    #[must_use]
+    pub fn restore(&mut self, id: u64) -> bool {
+        let room = self.prepared.len() <= CAPACITY;
+        if room {
+            self.prepared.insert(id, OUTDATED);
+        }
+        room
+    }
+
     /// Notes that one is gone.
     pub fn remove(&mut self, id: u64) {
         self.prepared.remove(&id);

@@ -10,6 +10,7 @@ mod pipeline;
 mod refusal;
 mod replies;
 mod requests;
+mod settle;
 mod state;
 mod statements;
 
@@ -76,8 +77,18 @@ impl Session {
                 }
                 Err(NoLease::Gone) => return End::Gone,
             };
-            // 3. and 4. Bring the backend to this client's state, and relay until the transaction is over.
-            let outcome = self.relay(&mut lease).await;
+            // 3. and 4. Bring the backend to this client's state, and relay until the transaction is over; find out what
+            // it has done to the session, if it may have done anything, and go on if that lives in this backend.
+            let outcome = loop {
+                match self.relay(&mut lease).await {
+                    Outcome::Done if self.must_settle() => match self.settle(&mut lease).await {
+                        Ok(()) if self.is_pinned() && self.handle.order() != Order::Drain => {}
+                        Ok(()) => break Outcome::Done,
+                        Err(error) => break Outcome::BackendLost(Lost::Confused(error.into_error())),
+                    },
+                    outcome => break outcome,
+                }
+            };
             // 5. and 6. Give it back, or get it back from a client that is gone.
             if let Some(end) = self.give_back(lease, outcome).await {
                 return end;

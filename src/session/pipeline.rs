@@ -19,6 +19,8 @@ pub(super) enum Expect {
     Execute,
     /// Of a Close.
     Close,
+    /// Of a Close of the client's unnamed statement: those up to this version are gone then.
+    CloseUnnamed(u64),
     /// ReadyForQuery of a Sync.
     Sync,
     /// ReadyForQuery of a Query or FunctionCall. Unnamed statements up to this version are gone then.
@@ -29,14 +31,20 @@ pub(super) enum Expect {
     OwnParse(u64),
     /// ParseComplete of ours: the client's unnamed statement of this version.
     OwnUnnamed(u64),
-    /// CloseComplete of ours.
-    OwnClose,
+    /// CloseComplete of ours: the statement with this id, or 0: the unnamed one.
+    OwnClose(u64),
     /// ParseComplete that we say, for this name of the client's.
     SayParsed(Box<[u8]>),
     /// CloseComplete that we say; what was closed comes back if the backend never gets so far.
     SayClosed(Box<Closed>),
     /// Everything up to a ReadyForQuery of ours.
     Prefix,
+}
+
+impl Expect {
+    fn parses(&self, id: u64) -> bool {
+        matches!(self, Expect::OwnParse(parsed) | Expect::Parse(Parsed::Named(_, parsed)) if *parsed == id)
+    }
 }
 
 /// A name that a client closed.
@@ -62,6 +70,15 @@ pub(super) enum Parsed {
 /// Replies awaited at one time. What pgfunnel answers itself costs a client nothing to ask for, so there is a bound.
 const LONGEST: usize = 10_000;
 
+/// What happens to a client's unnamed statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LastUnnamed {
+    /// The one with this version is parsed.
+    Parse(u64),
+    /// Those up to this version are closed.
+    Close(u64),
+}
+
 /// The awaited replies.
 #[derive(Debug, Default)]
 pub(super) struct Pipeline {
@@ -70,8 +87,10 @@ pub(super) struct Pipeline {
     ends: usize,
     /// How many are of a Query.
     queries: usize,
-    /// The last unnamed statement that is among them.
-    unnamed: Option<u64>,
+    /// How many are of a Parse of a named statement.
+    parses: usize,
+    /// What they last do to the unnamed statement.
+    unnamed: Option<LastUnnamed>,
     /// A batch has ended behind it, so that it may be skipped while what follows is not.
     unnamed_hangs: bool,
 }
@@ -89,8 +108,13 @@ impl Pipeline {
                 self.queries += 1;
                 self.unnamed_hangs = true;
             }
+            Expect::Parse(Parsed::Named(..)) | Expect::OwnParse(_) => self.parses += 1,
             Expect::Parse(Parsed::Unnamed(unnamed)) => {
-                self.unnamed = Some(unnamed.version);
+                self.unnamed = Some(LastUnnamed::Parse(unnamed.version));
+                self.unnamed_hangs = false;
+            }
+            Expect::CloseUnnamed(version) => {
+                self.unnamed = Some(LastUnnamed::Close(*version));
                 self.unnamed_hangs = false;
             }
             _ => {}
@@ -113,7 +137,10 @@ impl Pipeline {
                 self.ends -= 1;
                 self.queries -= 1;
             }
-            Expect::Parse(Parsed::Unnamed(unnamed)) if self.unnamed == Some(unnamed.version) => self.unnamed = None,
+            Expect::Parse(Parsed::Named(..)) | Expect::OwnParse(_) => self.parses -= 1,
+            Expect::Parse(Parsed::Unnamed(unnamed)) if self.parses_unnamed(unnamed.version) => self.unnamed = None,
+            // The same version may be closed twice; the first answer is as good.
+            Expect::CloseUnnamed(version) if self.unnamed == Some(LastUnnamed::Close(*version)) => self.unnamed = None,
             _ => {}
         }
     }
@@ -140,9 +167,19 @@ impl Pipeline {
         self.ends == 0
     }
 
+    /// Whether anything is being executed.
+    pub(super) fn runs(&self) -> bool {
+        self.ends > 0 || self.queue.iter().any(|expect| matches!(expect, Expect::Execute))
+    }
+
     /// Whether the client's unnamed Parse of this version is among them.
     pub(super) fn parses_unnamed(&self, version: u64) -> bool {
-        self.unnamed == Some(version)
+        self.unnamed == Some(LastUnnamed::Parse(version))
+    }
+
+    /// Whether the client has closed its unnamed statement, and parsed none since.
+    pub(super) fn closes_unnamed(&self) -> bool {
+        matches!(self.unnamed, Some(LastUnnamed::Close(_)))
     }
 
     /// Whether the last such Parse, or a Query that ends them all, may yet be skipped while what is sent now is not.
@@ -152,8 +189,18 @@ impl Pipeline {
 
     /// Whether a Parse of this statement is among them.
     pub(super) fn parses(&self, id: u64) -> bool {
-        self.queue.iter().any(|expect| {
-            matches!(expect, Expect::OwnParse(parsed) | Expect::Parse(Parsed::Named(_, parsed)) if *parsed == id)
+        self.parses > 0 && self.queue.iter().any(|expect| expect.parses(id))
+    }
+
+    /// Whether the last such Parse may yet be skipped while what is sent now is not: a batch has ended behind it.
+    #[inline]
+    pub(super) fn parse_hangs(&self, id: u64) -> bool {
+        if self.parses == 0 || self.ends == 0 {
+            return false;
+        }
+        let last = self.queue.iter().rposition(|expect| expect.parses(id));
+        last.is_some_and(|last| {
+            self.queue.iter().skip(last).any(|expect| matches!(expect, Expect::Sync | Expect::Query(_)))
         })
     }
 

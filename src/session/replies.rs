@@ -104,8 +104,12 @@ impl Session {
             tag::PARSE_COMPLETE => return self.parse_complete(),
             tag::CLOSE_COMPLETE => {
                 return match self.pipeline.pop() {
-                    Some(Expect::OwnClose) => Ok(Fate::Swallow),
+                    Some(Expect::OwnClose(_)) => Ok(Fate::Swallow),
                     Some(Expect::Close) => Ok(Fate::Pass),
+                    Some(Expect::CloseUnnamed(version)) => {
+                        self.statements.drop_unnamed(version);
+                        Ok(Fate::Pass)
+                    }
                     _ => Err(confused("CloseComplete")),
                 };
             }
@@ -122,7 +126,9 @@ impl Session {
             tag::ERROR => return Ok(self.error(header, now, lease)),
             tag::PARAMETER_STATUS => {
                 lease.note_parameter(header);
-                self.told_otherwise = true;
+                if self.open.resets && self.is_of_login(header, lease) {
+                    return Ok(Fate::Swallow);
+                }
             }
             tag::COPY_IN => {
                 self.copy_in = !self.pipeline.copy_in();
@@ -145,15 +151,8 @@ impl Session {
         match header.tag {
             tag::READY => {
                 self.pipeline.pop();
-                self.told_otherwise = false;
             }
-            tag::PARAMETER_STATUS => {
-                lease.note_parameter(header);
-                if self.told_otherwise {
-                    // It was told of another value (RESET), and must learn that its own is in force again.
-                    return Ok(Fate::Pass);
-                }
-            }
+            tag::PARAMETER_STATUS => lease.note_parameter(header),
             tag::ERROR => {
                 let fields = ErrorFields::decode(lease.socket.unseen().get(HEADER..now).unwrap_or_default());
                 if fields.is_fatal() {
@@ -170,6 +169,18 @@ impl Session {
             _ => {}
         }
         Ok(Fate::Swallow)
+    }
+
+    /// Whether a parameter was reset to the server's value while the client has one by its login, which will be put in
+    /// force again: it is not told.
+    fn is_of_login(&mut self, header: Header, lease: &Lease) -> bool {
+        let Some((name, value)) = tag::parameter_status(body(lease, header)) else { return false };
+        let known = self.login.settings.get(&name.to_ascii_lowercase()).is_some();
+        let is_reset = known && self.login.reported.get(name).is_some_and(|own| own != value);
+        if is_reset {
+            self.open.untold.push(name.to_owned());
+        }
+        is_reset
     }
 
     /// Takes the awaited reply off, if it is of that kind.
@@ -211,6 +222,9 @@ impl Session {
             self.statements.settle();
         }
         lease.status = Status::decode(body(lease, header)).map_err(Lost::Confused)?;
+        if answered {
+            self.reapply(lease);
+        }
         if lease.status == Status::Idle && answered {
             self.changes_parse = self.pins.pins();
             self.local_parses.drain(..).for_each(|id| lease.statements.outdate(id));
@@ -269,7 +283,7 @@ impl Session {
     fn forget_statements(&mut self, lease: &mut Lease) {
         self.statements.clear();
         lease.statements.clear();
-        lease.has_setters = false;
+        lease.forget_own_statements();
     }
 
     /// An ErrorResponse: what was sent behind the failed message is skipped by the backend.
@@ -283,6 +297,7 @@ impl Session {
         };
         self.copy_in = false;
         self.deallocating = None;
+        self.open.mix();
         if fields.is_fatal() {
             self.fatal = true;
             lease.broken = true;
@@ -327,10 +342,22 @@ impl Session {
                     }
                 }
                 Expect::OwnUnnamed(version) => lease.statements.doubt_unnamed(version),
-                // A Query would have dropped it.
-                Expect::Parse(Parsed::Verbatim) | Expect::Query(_) => lease.statements.unnamed = Unnamed::Unknown,
-                // It may be there still, and its name would be taken: do without this backend from now on.
-                Expect::OwnClose => lease.expires = Some(std::time::Instant::now()),
+                // It would have dropped it. A Parse may have been sent since.
+                Expect::Query(_) | Expect::CloseUnnamed(_) if lease.statements.unnamed == Unnamed::Absent => {
+                    lease.statements.unnamed = Unnamed::Unknown;
+                }
+                Expect::Parse(Parsed::Verbatim) => lease.statements.unnamed = Unnamed::Unknown,
+                Expect::OwnClose(0) => {
+                    if lease.statements.unnamed == Unnamed::Absent {
+                        lease.statements.unnamed = Unnamed::Unknown;
+                    }
+                }
+                Expect::OwnClose(id) => {
+                    if !self.pipeline.parses(id) && !lease.statements.restore(id) {
+                        // More than are kept track of: do without this backend from now on.
+                        lease.expires = Some(std::time::Instant::now());
+                    }
+                }
                 Expect::SayClosed(closed) => self.statements.insert(&closed.name, closed.statement),
                 _ => {}
             }

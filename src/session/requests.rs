@@ -128,6 +128,7 @@ impl Session {
                 self.pipeline.push(Expect::Execute);
                 self.open_batch = true;
                 self.barrier |= self.clears;
+                self.open.execute();
             }
             tag::SYNC => {
                 self.skipping = false;
@@ -140,7 +141,11 @@ impl Session {
             tag::FLUSH => {}
             tag::FUNCTION_CALL => {
                 // It may call anything.
-                self.note_effects(PinReason::Hidden.effect() | Effects::UNSEEN, b"function call", lease);
+                self.note_effects(
+                    PinReason::Hidden.effect() | Effects::CODE | Effects::UNSEEN,
+                    b"function call",
+                    lease,
+                );
                 self.open_batch = false;
                 self.pipeline.push(Expect::Query(0));
             }
@@ -194,6 +199,7 @@ impl Session {
     }
 
     fn query(&mut self, header: Header, lease: &mut Lease) -> bool {
+        self.open.mix();
         let Some(body) = self.examined(header) else { return false };
         let (effects, rest) = match header.body() > EXAMINED {
             true => Effects::of_start(body),
@@ -265,7 +271,8 @@ impl Session {
 
     /// Pins the client if it must, and notes what its backend carries from now on.
     pub(super) fn note_effects(&mut self, effects: Effects, text: &[u8], lease: &mut Lease) {
-        lease.residue.add(effects);
+        let effects = self.open(effects, text, lease);
+        lease.residue.add(effects.only(Effects::RESIDUE));
         for reason in effects.reasons().filter(|reason| !self.pins.any(reason.effect())) {
             crate::metrics::metrics().count_pin(reason.as_str());
             // Only words, never a value.
@@ -276,7 +283,7 @@ impl Session {
             tracing::info!(client = self.handle.id, pool = %self.pool.key, reason = reason.as_str(), "pinned by: {} …", words.join(" "));
         }
         self.pins.add(effects);
-        self.changes_parse |= effects.any(Effects::LOCAL) || self.pins.pins();
+        self.changes_parse |= effects.any(Effects::LOCAL | Effects::PARAMETERS) || self.pins.pins();
     }
 }
 

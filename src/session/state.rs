@@ -7,6 +7,7 @@ use super::limits::Limits;
 use super::pipeline::Pipeline;
 use super::refusal::Refused;
 use super::replies::Lost;
+use super::settle::Open;
 use crate::cancel::{Handle, Order};
 use crate::config::{PoolMode, PoolSettings};
 use crate::error::Error;
@@ -23,7 +24,12 @@ pub struct Session {
     pub(super) pool: Arc<Pool>,
     pub(super) handle: Arc<Handle>,
     pub(super) application: Box<str>,
+    /// Its parameters now, and what it has been told of them.
     pub(super) params: Arc<Params>,
+    /// Those that it logged in with.
+    pub(super) login: Arc<Params>,
+    /// What must be asked when the transaction is over.
+    pub(super) open: Open,
     pub(super) statements: ClientStatements,
     pub(super) pipeline: Pipeline,
     pub(super) limits: Limits,
@@ -37,8 +43,6 @@ pub struct Session {
     pub(super) reply_rest: usize,
     /// They are not for the client.
     pub(super) reply_is_swallowed: bool,
-    /// ParameterStatus has told the client of other values than those of its login.
-    pub(super) told_otherwise: bool,
     /// Extended-query messages were sent, and no Sync behind them.
     pub(super) open_batch: bool,
     /// The client's last message was Flush: it waits for the backend, although no Sync is out.
@@ -51,8 +55,6 @@ pub struct Session {
     pub(super) timed_out: bool,
     /// A FATAL error has passed.
     pub(super) fatal: bool,
-    /// What identifies the settings that its statements are parsed with.
-    pub(super) parse_key: u128,
     /// Settings differ from those of its login, so that its statements are its own.
     pub(super) changes_parse: bool,
     /// What comes next from the client can only be decided once more is answered.
@@ -110,7 +112,8 @@ impl Session {
             pool,
             handle,
             application,
-            parse_key: params.settings.parse_key(),
+            login: params.clone(),
+            open: Open::default(),
             params,
             statements: ClientStatements::default(),
             pipeline: Pipeline::default(),
@@ -120,7 +123,6 @@ impl Session {
             rest_is_skipped: false,
             reply_rest: 0,
             reply_is_swallowed: false,
-            told_otherwise: false,
             open_batch: false,
             flushing: false,
             skipping: false,
@@ -161,7 +163,13 @@ impl Session {
             && lease.socket.is_flushed()
             && !self.client.has_passed()
             && !lease.socket.has_passed()
-            && (!self.is_pinned() || self.handle.order() == Order::Drain)
+            && (!self.is_pinned() || self.must_settle() || self.handle.order() == Order::Drain)
+    }
+
+    /// Whether the backend must be asked what has become of the session.
+    #[inline]
+    pub(super) fn must_settle(&self) -> bool {
+        self.open.any() && self.mode() != PoolMode::Session
     }
 
     /// Whether the backend keeps anything of this client beyond its transaction.

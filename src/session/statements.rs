@@ -77,7 +77,16 @@ impl Session {
         self.client.skip(header.total, &mut lease.socket);
         if let Some(existing) = self.statements.get(parse.name).map(|named| named.statement.clone()) {
             // PostgreSQL says 42P05, or before that what is wrong with the text: let it.
-            self.ensure_prepared(&existing, lease);
+            if lease.status == Status::Failed && lease.statements.get(existing.id) == Prepared::Absent {
+                // Of all texts, a failed transaction takes the empty one; the name is all that counts.
+                self.client.join(&mut lease.socket);
+                put_parse(lease.socket.output(), &existing.name, &[0, 0, 0]);
+                self.pipeline.push(Expect::OwnParse(existing.id));
+                self.remember_prepared(existing.id, 0, lease);
+                lease.statements.outdate(existing.id);
+            } else {
+                self.ensure_prepared(&existing, lease);
+            }
             put_parse(lease.socket.output(), &existing.name, parse.definition);
             self.pipeline.push(Expect::Parse(Parsed::Duplicate(parse.name.into())));
             return;
@@ -86,7 +95,7 @@ impl Session {
         // with those that logged in with the same; with others, nobody's fits.
         let changed = self.changes_parse || lease.residue.any(Effects::PARAMETERS);
         let statement = match changed {
-            false => self.pool.statements.intern(self.parse_key, parse.definition, parse.text),
+            false => self.pool.statements.intern(self.params.parse_key, parse.definition, parse.text),
             true => prepared::Statement::private(parse.definition.into(), parse.text),
         };
         if statement.effects.any(Effects::DEALLOCATE) || statement.effects.any(PinReason::Prepare.effect()) {
@@ -135,7 +144,7 @@ impl Session {
     fn close_statement(&mut self, id: u64, lease: &mut Lease) {
         self.client.join(&mut lease.socket);
         put_named(lease.socket.output(), tag::CLOSE, format!("{}{id}", prepared::prefix()).as_bytes());
-        self.pipeline.push(Expect::OwnClose);
+        self.pipeline.push(Expect::OwnClose(id));
     }
 
     /// Sees to it that the backend's unnamed statement is the client's. `false`: that hangs on answers to come.
@@ -146,7 +155,7 @@ impl Session {
         }
         let there = lease.statements.unnamed;
         let pending = matches!(there, Unnamed::Version(version) if self.pending_unnamed(version));
-        match self.statements.unnamed() {
+        match self.statements.unnamed().filter(|_| !self.pipeline.closes_unnamed()) {
             _ if pending => {}
             Some(unnamed) if there == Unnamed::Version(unnamed.version) => {}
             Some(unnamed) => {
@@ -164,7 +173,7 @@ impl Session {
                 self.client.join(&mut lease.socket);
                 put_named(lease.socket.output(), tag::CLOSE, b"");
                 lease.statements.unnamed = Unnamed::Absent;
-                self.pipeline.push(Expect::OwnClose);
+                self.pipeline.push(Expect::OwnClose(0));
             }
         }
         true
@@ -196,6 +205,10 @@ impl Session {
             let at = HEADER + portal.len() + 1;
             return self.pass_unknown(header, at, Expect::Bind(0));
         };
+        if self.pipeline.parse_hangs(statement.id) {
+            self.undecided = true;
+            return false;
+        }
         let names = portal.len() + name.len() + 2;
         let portal = portal.to_vec();
         self.note_bound(statement.effects, &statement.definition, lease);
@@ -273,12 +286,14 @@ impl Session {
             }
         };
         if name.is_empty() {
-            if closes {
-                self.statements.drop_unnamed(UnnamedStatement::latest());
-                lease.statements.unnamed = Unnamed::Unknown;
+            let expect = if closes {
+                lease.statements.unnamed = Unnamed::Absent;
+                Expect::CloseUnnamed(UnnamedStatement::latest())
             } else if !self.ensure_unnamed(lease) {
                 return false;
-            }
+            } else {
+                expect
+            };
             self.pipeline.push(expect);
             self.open_batch = true;
             self.pass_request(header);
@@ -292,6 +307,10 @@ impl Session {
         else {
             return self.pass_unknown(header, HEADER + 1, expect);
         };
+        if !closes && self.pipeline.parse_hangs(statement.id) {
+            self.undecided = true;
+            return false;
+        }
         self.open_batch = true;
         self.client.skip(header.total, &mut lease.socket);
         if closes {

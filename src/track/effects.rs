@@ -17,7 +17,7 @@ pub struct Effects(u32);
 /// Why a client keeps its backend beyond its transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PinReason {
-    /// `SET`, `set_config(…, false)`.
+    /// `set_config` with a name that is not in the text.
     Set,
     /// `SET ROLE`, `SET SESSION AUTHORIZATION`.
     Role,
@@ -41,7 +41,7 @@ pub enum PinReason {
     Large,
     /// `standard_conforming_strings = off`: texts cannot be examined.
     Strings,
-    /// `DO`, `CALL`, dblink: what they leave in the session cannot be seen.
+    /// `DO` with dynamic SQL, `CALL`, dblink: what they leave in the session cannot be told.
     Hidden,
 }
 
@@ -100,8 +100,30 @@ impl Effects {
 
     /// Parameters may differ until the transaction ends: `SET LOCAL`, `set_config(…, true)`.
     pub const LOCAL: Effects = Effects(1 << 16);
-    /// Ends state, so that nothing may be sent behind it before it is answered: `DISCARD`, `DEALLOCATE`, `CLOSE ALL`.
+    /// Ends state, so that nothing may be sent behind it before it is answered: `RESET`, `DISCARD`, `DEALLOCATE`,
+    /// `CLOSE ALL`.
     pub const CLEARS: Effects = Effects(1 << 17);
+    /// May end what pins: `DROP`, `UNLISTEN`, `pg_advisory_unlock` …
+    pub const ENDS: Effects = Effects(1 << 18);
+    /// Runs code that is not in the text: `DO`, `CALL`, the protocol's function call. The backend knows what came of it.
+    pub const CODE: Effects = Effects(1 << 19);
+    /// Does something besides setting and resetting, so that what it comes to is no function of its text.
+    pub const OTHER: Effects = Effects(1 << 20);
+    /// Parameters go back to what they were at login: `RESET`, `DISCARD ALL`.
+    pub const RESETS: Effects = Effects(1 << 21);
+
+    /// The pins whose end the backend can tell.
+    pub const ASKABLE: Effects = Effects(
+        PinReason::Role.effect().0
+            | PinReason::Listen.effect().0
+            | PinReason::Prepare.effect().0
+            | PinReason::Temporary.effect().0
+            | PinReason::Cursor.effect().0
+            | PinReason::AdvisoryLock.effect().0,
+    );
+
+    /// What may be left in a backend.
+    pub const RESIDUE: Effects = Effects(Self::PINS.0 | Self::PARAMETERS.0 | Self::UNSEEN.0);
 
     const PINS: Effects = Effects((1 << 13) - 1);
 
@@ -133,6 +155,12 @@ impl Effects {
     /// Takes all but others away.
     pub fn keep(&mut self, others: Effects) {
         self.0 &= others.0;
+    }
+
+    /// Those that are also among `others`.
+    #[must_use]
+    pub fn only(self, others: Effects) -> Effects {
+        Effects(self.0 & others.0)
     }
 
     /// Takes others away.
@@ -176,7 +204,22 @@ impl std::ops::BitOr for Effects {
 static SUSPECTS: LazyLock<AhoCorasick> = LazyLock::new(|| {
     AhoCorasickBuilder::new()
         .ascii_case_insensitive(true)
-        .build([";", "set_config", "advisory", "currval", "lastval", "setseed", "dblink", "temp", "pg_settings", "U&"])
+        .build([
+            ";",
+            "set_config",
+            "advisory",
+            "currval",
+            "lastval",
+            "setseed",
+            "dblink",
+            "temp",
+            "pg_settings",
+            "_to_xml",
+            "ts_stat",
+            "ts_rewrite",
+            "crosstab",
+            "U&",
+        ])
         .expect("a few short literals always build")
 });
 
@@ -244,7 +287,7 @@ impl<'a> Statements<'a> {
 
     fn each(mut self, mut found: impl FnMut(Effects)) {
         // The first words of the current statement decide what it is.
-        let mut head: [Option<Token<'a>>; 3] = [None; 3];
+        let mut head: Head<'a> = [None; 4];
         let mut count = 0;
         let mut previous = Token::Other;
         let mut hold = false;
@@ -252,8 +295,8 @@ impl<'a> Statements<'a> {
             let token = self.tokens.next();
             match token {
                 None | Some(Token::Punct(b';')) => {
-                    found(leading(&head, hold));
-                    (head, count, hold) = ([None; 3], 0, false);
+                    found(leading(&head, count, hold));
+                    (head, count, hold) = ([None; 4], 0, false);
                     if token.is_none() {
                         return;
                     }
@@ -267,8 +310,8 @@ impl<'a> Statements<'a> {
                 Some(token) => {
                     if let Some(slot) = head.get_mut(count) {
                         *slot = Some(token);
-                        count += 1;
                     }
+                    count += 1;
                     hold |= token.is("hold") && previous.is("with");
                     found(match token.is("set_config") {
                         true => self.set_config(),
@@ -298,6 +341,9 @@ impl<'a> Statements<'a> {
 
     /// `set_config(name, value, true)` ends with the transaction; anything else in third place does not, or may not.
     fn set_config(&self) -> Effects {
+        let mut ahead = self.tokens.clone();
+        let named = ahead.next() == Some(Token::Punct(b'(')) && matches!(ahead.next(), Some(Token::String(_)));
+        let set = if named { SET } else { SET | PinReason::Set.effect() } | Effects::OTHER;
         let mut depth = 0usize;
         let mut last = [Token::Other; 2];
         for token in self.tokens.clone().take(LONGEST_CALL) {
@@ -306,46 +352,69 @@ impl<'a> Statements<'a> {
                 Token::Punct(b'(') => depth += 1,
                 Token::Punct(b')') if depth <= 1 => {
                     let local = depth == 1 && last[0] == Token::Punct(b',') && last[1].is("true");
-                    return if local { Effects::LOCAL } else { SET };
+                    return if local { Effects::LOCAL } else { set };
                 }
                 Token::Punct(b')') => depth -= 1,
                 _ => {}
             }
             last = [last[1], token];
         }
-        SET
+        set
     }
 }
 
 /// Tokens of a call that are looked at.
 const LONGEST_CALL: usize = 200;
 
-const SET: Effects = Effects(PinReason::Set.effect().0 | Effects::PARAMETERS.0);
-const ROLE: Effects = Effects(PinReason::Role.effect().0 | Effects::PARAMETERS.0);
+type Head<'a> = [Option<Token<'a>>; 4];
 
-/// The effect that a statement's first words announce.
-fn leading(head: &[Option<Token<'_>>; 3], hold: bool) -> Effects {
+const SET: Effects = Effects::PARAMETERS;
+const RESET: Effects = Effects(Effects::PARAMETERS.0 | Effects::RESETS.0 | Effects::ENDS.0 | Effects::CLEARS.0);
+const ROLE: Effects = Effects(PinReason::Role.effect().0 | Effects::PARAMETERS.0 | Effects::ENDS.0 | Effects::OTHER.0);
+const CODE: Effects = Effects(Effects::CODE.0 | Effects::UNSEEN.0 | Effects::OTHER.0);
+const DYNAMIC: Effects = Effects(PinReason::Hidden.effect().0 | CODE.0);
+
+/// The effect that a statement's first words announce; it has `count` tokens.
+fn leading(head: &Head<'_>, count: usize, hold: bool) -> Effects {
     let word = |at: usize, name: &str| head.get(at).copied().flatten().is_some_and(|token| token.is(name));
     let Some(first) = head[0] else { return Effects::NONE };
     if first.is("set") {
         // local.x, transaction.x: a parameter's name.
         let is_qualified = head[2] == Some(Token::Punct(b'.'));
         match () {
+            // A name that must be read exactly is not looked for.
+            () if head.iter().flatten().take(4).any(|token| matches!(token, Token::Quoted(_))) => {
+                SET | PinReason::Set.effect()
+            }
             () if is_qualified => SET,
-            () if word(1, "transaction") || word(1, "constraints") => Effects::NONE,
-            () if word(1, "local") => Effects::LOCAL,
+            () if word(1, "transaction") || word(1, "constraints") => Effects::OTHER,
+            () if word(1, "local") => Effects::LOCAL | Effects::OTHER,
             () if word(1, "role") || word(2, "role") || word(2, "authorization") => ROLE,
             () => SET,
         }
     } else if first.is("reset") {
-        Effects::PARAMETERS
+        RESET
     } else if first.is("discard") {
-        Effects::PARAMETERS | Effects::CLEARS
+        RESET
     } else if first.is("close") && word(1, "all") {
-        Effects::CLEARS
-    } else if first.is("update") && head.iter().flatten().any(|token| token.is("pg_settings")) {
+        Effects::CLEARS | Effects::ENDS
+    } else if first.is("unlisten") {
+        Effects::ENDS
+    } else if first.is("deallocate") {
+        Effects::DEALLOCATE | Effects::CLEARS | Effects::ENDS
+    } else if first.is("select") && word(1, "pg_advisory_unlock_all") && count == 4 {
+        Effects::ENDS
+    } else {
+        Effects::OTHER | leading_other(first, word, hold, head)
+    }
+}
+
+/// The same for a statement that does more than set or end something.
+fn leading_other(first: Token<'_>, word: impl Fn(usize, &str) -> bool, hold: bool, head: &Head<'_>) -> Effects {
+    let has = |name: &str| head.iter().flatten().any(|token| token.is(name));
+    if first.is("update") && has("pg_settings") {
         // A rule on that view calls set_config.
-        SET
+        SET | PinReason::Set.effect()
     } else if first.is("listen") {
         PinReason::Listen.effect()
     } else if first.is("prepare") && !word(1, "transaction") {
@@ -354,15 +423,14 @@ fn leading(head: &[Option<Token<'_>>; 3], hold: bool) -> Effects {
         PinReason::Load.effect()
     } else if first.is("declare") && hold {
         PinReason::Cursor.effect()
-    } else if first.is("do") || first.is("call") {
-        PinReason::Hidden.effect()
-    } else if first.is("deallocate") {
-        Effects::DEALLOCATE | Effects::CLEARS
-    } else if first.is("create") && head.iter().flatten().any(|token| token.is("temp") || token.is("temporary")) {
+    } else if first.is("do") {
+        CODE
+    } else if first.is("call") {
+        DYNAMIC
+    } else if first.is("create") && (has("temp") || has("temporary")) {
         PinReason::Temporary.effect()
-    } else if first.is("create") && word(1, "or") {
-        // CREATE OR REPLACE TEMP VIEW: its fourth word.
-        PinReason::Temporary.effect()
+    } else if first.is("drop") || first.is("close") {
+        Effects::ENDS
     } else {
         Effects::NONE
     }
@@ -370,13 +438,14 @@ fn leading(head: &[Option<Token<'_>>; 3], hold: bool) -> Effects {
 
 /// The effect of a word wherever it stands.
 fn anywhere(token: &Token<'_>, previous: &Token<'_>) -> Effects {
-    let (Token::Word(word) | Token::Quoted(word)) = token else {
-        // U&"…" may spell any name.
-        return Effects::NONE;
+    let word = match token {
+        Token::Word(word) | Token::Quoted(word) => word,
+        // It may spell any name.
+        Token::Unicode => return DYNAMIC,
+        _ => return Effects::NONE,
     };
     let is = |name: &str| word.eq_ignore_ascii_case(name.as_bytes());
     match word.len() {
-        1 if is("u") => Effects::UNSEEN,
         4 | 9
             if (is("temp") || is("temporary"))
                 && (previous.is("into") || previous.is("local") || previous.is("global")) =>
@@ -394,7 +463,19 @@ fn anywhere(token: &Token<'_>, previous: &Token<'_>) -> Effects {
         {
             PinReason::AdvisoryLock.effect()
         }
-        _ if word.len() >= 6 && word[..6].eq_ignore_ascii_case(b"dblink") => PinReason::Hidden.effect(),
+        _ if word.len() >= 18 && word[..18].eq_ignore_ascii_case(b"pg_advisory_unlock") => Effects::ENDS,
+        _ if word.len() >= 6 && word[..6].eq_ignore_ascii_case(b"dblink") => DYNAMIC,
+        // They run a text that is given to them.
+        _ if is("query_to_xml")
+            || is("query_to_xmlschema")
+            || is("query_to_xml_and_xmlschema")
+            || is("cursor_to_xml")
+            || is("ts_stat")
+            || is("ts_rewrite")
+            || is("crosstab") =>
+        {
+            DYNAMIC
+        }
         _ => Effects::NONE,
     }
 }
@@ -475,19 +556,11 @@ mod tests {
     #[test]
     fn session_state_pins() {
         for (sql, expected) in [
-            ("set x = 1", "set"),
-            ("/* c */ SET x TO 1", "set"),
-            ("begin; set x = 1; commit", "set"),
-            ("set session characteristics as transaction read only", "set"),
-            ("SET TIME ZONE 'UTC'", "set"),
-            ("select set_config('a.b', 'c', false)", "set"),
-            ("select pg_catalog.set_config('a', 'b', (true and false))", "set"),
-            ("select \"set_config\"('a','b',false)", "set"),
-            ("set local.x = 1", "set"),
-            ("set transaction.x = 1", "set"),
+            ("set \"a b\" = 1", "set"),
+            ("select set_config($1, 'x', false)", "set"),
             ("update pg_settings set setting = 'x' where name = 'y'", "set"),
-            ("select set_config('a', set_config('b', '1', false), true)", "set"),
-            ("select set_config('a', 'b', not true)", "set"),
+            ("select query_to_xml('select set_config(1,2,false)', true, true, '')", "hidden"),
+            ("select U&\"set_confi\\0067\"('a', 'b', false); select 1", "hidden"),
             ("select E'a'\n'\\''; listen c; --'", "listen"),
             ("select E'a' -- b\n '\\''; listen c; --'", "listen"),
             ("set role x", "role"),
@@ -514,9 +587,42 @@ mod tests {
     }
 
     #[test]
+    fn setting_is_asked_for() {
+        for sql in [
+            "set x = 1",
+            "/* c */ SET x TO 1",
+            "begin; set x = 1; commit",
+            "set session characteristics as transaction read only",
+            "SET TIME ZONE 'UTC'",
+            "select set_config('a.b', 'c', false)",
+            "select pg_catalog.set_config('a', 'b', (true and false))",
+            "select \"set_config\"('a','b',false)",
+            "set local.x = 1",
+            "set transaction.x = 1",
+            "select set_config('a', set_config('b', '1', false), true)",
+            "select set_config('a', 'b', not true)",
+        ] {
+            assert!(Effects::of(sql.as_bytes()).any(Effects::PARAMETERS), "{sql}");
+            assert_eq!(reasons(sql), Vec::<&str>::new(), "{sql}");
+        }
+        // What a text comes to is a function of it only if it does nothing else.
+        for (sql, pure) in [
+            ("set x = 1; set y = 2", true),
+            ("SELECT pg_advisory_unlock_all();\nCLOSE ALL;\nUNLISTEN *;\nRESET ALL;", true),
+            ("discard all", true),
+            ("set x = 1; select f()", false),
+            ("select pg_advisory_unlock_all(), f(); reset all", false),
+            ("begin; set x = 1; commit", false),
+            ("set x = 1; set role y", false),
+        ] {
+            assert_eq!(!Effects::of(sql.as_bytes()).any(Effects::OTHER), pure, "{sql}");
+        }
+    }
+
+    #[test]
     fn other_effects() {
         assert!(Effects::of(b"reset all").any(Effects::PARAMETERS));
-        assert_eq!(reasons("DO $$ begin end $$"), ["hidden"]);
+        assert!(Effects::of(b"DO $$ begin end $$").any(Effects::CODE));
         assert_eq!(reasons("call p()"), ["hidden"]);
         assert!(Effects::of(b"discard all").any(Effects::CLEARS));
     }

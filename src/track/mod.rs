@@ -2,6 +2,7 @@
 //! statements. Pure: bytes in, decisions out.
 
 pub mod effects;
+pub mod names;
 pub mod options;
 pub mod params;
 mod tokens;

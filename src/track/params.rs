@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use aws_lc_rs::digest::{Context, SHA256};
 
@@ -55,8 +56,12 @@ impl Settings {
 }
 
 /// A client's parameters: what it asked for, and what PostgreSQL reports (ParameterStatus) with that in force.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Default)]
 pub struct Params {
+    /// Unique in this process; 0: nobody's.
+    pub id: u64,
+    /// See [`Settings::parse_key`].
+    pub parse_key: u128,
     /// What it asked for.
     pub settings: Settings,
     /// What is reported, by the name in PostgreSQL's own spelling.
@@ -72,7 +77,14 @@ pub struct Change<'a> {
     pub set: Vec<(&'a str, &'a str)>,
 }
 
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
 impl Params {
+    /// With a number of their own.
+    pub fn new(settings: Settings, reported: BTreeMap<String, String>) -> Self {
+        Self { id: NEXT.fetch_add(1, Ordering::Relaxed), parse_key: settings.parse_key(), settings, reported }
+    }
+
     /// What must change on a backend where `current` is in force (`None`: unknown). `None`: nothing.
     pub fn change_from<'a>(self: &'a Arc<Self>, current: Option<&Arc<Params>>) -> Option<Change<'a>> {
         let wanted = &self.settings;
@@ -103,7 +115,7 @@ mod tests {
         for (name, value) in pairs {
             settings.set(name, (*value).to_owned());
         }
-        Arc::new(Params { settings, reported: BTreeMap::new() })
+        Arc::new(Params::new(settings, BTreeMap::new()))
     }
 
     #[test]

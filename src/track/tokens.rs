@@ -1,13 +1,17 @@
 //! A tokenizer for SQL text that knows what can hide a word: comments, quotes, dollar quotes, `E''` strings (manual,
 //! "Lexical Structure"). It assumes `standard_conforming_strings = on`; a session without it is pinned.
 
-/// A token of interest; strings, numbers and comments yield [`Token::Other`] or nothing.
+/// A token of interest; numbers and strings with escapes yield [`Token::Other`], comments nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Token<'a> {
     /// An unquoted identifier or keyword, in the client's case.
     Word(&'a [u8]),
     /// A quoted identifier, without its quotes and with doubled quotes as they stand.
     Quoted(&'a [u8]),
+    /// A string constant without escapes, without its quotes and with doubled quotes as they stand.
+    String(&'a [u8]),
+    /// `U&"…"` or `U&'…'`.
+    Unicode,
     /// A single character that is neither of these.
     Punct(u8),
     /// A constant.
@@ -153,9 +157,10 @@ impl<'a> Iterator for Tokens<'a> {
                 },
                 b'/' if self.peek(1) == b'*' => self.skip_comment(),
                 b'\'' => {
-                    self.at += 1;
+                    let start = self.at + 1;
+                    self.at = start;
                     self.skip_quoted(b'\'', false);
-                    return Some(Token::Other);
+                    return Some(Token::String(self.text.get(start..self.at.saturating_sub(1)).unwrap_or_default()));
                 }
                 b'"' => {
                     let start = self.at + 1;
@@ -179,6 +184,12 @@ impl<'a> Iterator for Tokens<'a> {
                             self.skip_quoted(b'\'', true);
                         }
                         return Some(Token::Other);
+                    }
+                    if word.eq_ignore_ascii_case(b"u") && self.peek(0) == b'&' && matches!(self.peek(1), b'"' | b'\'') {
+                        let quote = self.peek(1);
+                        self.at += 2;
+                        self.skip_quoted(quote, false);
+                        return Some(Token::Unicode);
                     }
                     return Some(Token::Word(word));
                 }

@@ -1,0 +1,198 @@
+//! What a transaction has done to its client's session. Texts only tell that it may have done something; what came of it
+//! is asked of the backend when the transaction is over and before the backend is given back: rolled back, in a
+//! savepoint, `SET LOCAL`, in a function, it comes out right.
+
+use std::sync::Arc;
+
+use super::Session;
+use super::pipeline::Expect;
+use super::state::login_effects;
+use crate::backend::{AskError, Carried};
+use crate::pool::{Lease, Outcome};
+use crate::track::params::Change;
+use crate::track::{Effects, Params, PinReason, names};
+use crate::wire::backend::{Status, put_parameter_status};
+
+/// What must be asked of the backend when the transaction is over.
+#[derive(Debug, Default)]
+pub(super) struct Open {
+    /// [`Effects::PARAMETERS`]: the settings; [`Effects::ENDS`]: what pins.
+    asks: Effects,
+    /// Custom parameters that a text has named.
+    names: Vec<String>,
+    /// The transaction was this text alone, and what it comes to depends on nothing else.
+    pure: Option<Arc<[u8]>>,
+    /// It was more.
+    mixed: bool,
+    /// Parameters may go back to what they were at login.
+    pub(super) resets: bool,
+    /// Parameters whose change the client was not told, since it will not hold.
+    pub(super) untold: Vec<String>,
+    /// A statement of it has been executed.
+    executed: bool,
+    /// Settings of the client's login that a `RESET` within a transaction takes away: put in force again behind it.
+    reapply: Vec<(String, String)>,
+}
+
+impl Open {
+    /// Whether anything must be asked.
+    #[inline]
+    pub(super) fn any(&self) -> bool {
+        self.asks != Effects::NONE
+    }
+
+    /// Something has come that the text alone does not tell: an error, another text.
+    #[inline]
+    pub(super) fn mix(&mut self) {
+        self.mixed |= self.any();
+    }
+
+    /// A statement is executed: the second one is another text.
+    #[inline]
+    pub(super) fn execute(&mut self) {
+        self.mixed |= self.executed;
+        self.executed = self.any();
+    }
+}
+
+impl Session {
+    /// Notes what will have to be asked after a text with these effects. Names that cannot be known pin.
+    pub(super) fn open(&mut self, effects: Effects, text: &[u8], lease: &Lease) -> Effects {
+        let mut effects = effects;
+        if effects.any(Effects::PARAMETERS | Effects::CODE) {
+            match names::custom(text) {
+                Some(names) => self.open.names.extend(names),
+                None if effects.any(Effects::CODE) => effects.add(PinReason::Hidden.effect()),
+                None => effects.add(PinReason::Set.effect()),
+            }
+            self.open.asks.add(Effects::PARAMETERS);
+            self.open.resets |= effects.any(Effects::RESETS);
+        }
+        let alone = lease.status == Status::Idle
+            && lease.params.as_ref().is_some_and(|in_force| Arc::ptr_eq(in_force, &self.params))
+            && !self.pipeline.runs()
+            && self.open.pure.is_none()
+            && !self.open.mixed;
+        if alone && effects.any(Effects::PARAMETERS) && !effects.any(Effects::OTHER | Effects::CODE) {
+            self.open.pure = Some(text.into());
+        } else {
+            self.open.mixed = true;
+        }
+        if effects.any(Effects::RESETS) && !effects.any(Effects::OTHER) && lease.status == Status::Transaction {
+            let reset = |name: &str| names::is_reset(text, name);
+            let lost = self.login.settings.iter().filter(|(name, _)| reset(name));
+            self.open.reapply = lost.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        }
+        let new = effects.only(Effects::ASKABLE) != Effects::NONE;
+        if effects.any(Effects::CODE) || new || effects.any(Effects::ENDS) && self.pins.any(Effects::ASKABLE) {
+            self.open.asks.add(Effects::ENDS);
+        }
+        effects
+    }
+
+    /// Finds out what the transaction has done. After an error the backend's state is unknown, and the client stays with
+    /// it; or it is lost.
+    ///
+    /// # Errors
+    /// The backend is lost, and the client's state with it.
+    pub(super) async fn settle(&mut self, lease: &mut Lease) -> Result<(), AskError> {
+        let mut open = std::mem::take(&mut self.open);
+        let pure = open.pure.take().filter(|_| !open.mixed);
+        if let Some(text) = pure.as_ref().filter(|_| open.asks == Effects::PARAMETERS)
+            && let Some(outcome) = self.pool.params.outcome(&self.login, &self.params, text)
+        {
+            self.adopt(outcome, &open.untold, lease);
+            return Ok(());
+        }
+        // A cancel that comes now is not meant for our question.
+        if self.handle.detach() && !self.handle.quiet().await {
+            lease.broken = true;
+        }
+        let mut names = open.names;
+        names.extend(self.params.settings.iter().map(|(name, _)| name.to_owned()).filter(|name| name.contains('.')));
+        names.sort();
+        names.dedup();
+        let carried = match lease.carried(&names, open.asks.any(Effects::ENDS)).await {
+            Ok(carried) => carried,
+            Err(AskError::Refused(error)) => {
+                tracing::warn!(client = self.handle.id, "cannot ask what the session carries: {error}");
+                self.pins.add(PinReason::Set.effect());
+                self.handle.attach(&lease.identity);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        self.handle.attach(&lease.identity);
+        self.client.output().extend_from_slice(&carried.notifications);
+        let outcome = self.outcome(&carried, lease);
+        if let Some(text) = pure {
+            self.pool.params.remember(&self.login, &self.params, text, outcome.clone());
+        }
+        self.adopt(outcome, &open.untold, lease);
+        if let Some(pins) = carried.pins {
+            self.pins.remove(Effects::ASKABLE);
+            self.pins.add(pins);
+            self.pins.add(login_effects(&self.params));
+            lease.residue.remove(Effects::ASKABLE);
+            lease.residue.add(pins);
+        }
+        Ok(())
+    }
+
+    /// Behind a `RESET` within a transaction: what the client has by its login is in force again at once.
+    pub(super) fn reapply(&mut self, lease: &mut Lease) {
+        let lost = std::mem::take(&mut self.open.reapply);
+        if lost.is_empty() || lease.status != Status::Transaction {
+            return;
+        }
+        self.client.join(&mut lease.socket);
+        let set = lost.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        if lease.put_settings(&Change { reset: false, set }).is_ok() {
+            self.pipeline.push(Expect::Prefix);
+        }
+    }
+
+    /// What is in force, and what the client has then: a setting of its login that was reset is its own again.
+    fn outcome(&mut self, carried: &Carried, lease: &Lease) -> Outcome {
+        let in_force = self.pool.params.insert(carried.settings.clone(), lease.reported.clone());
+        let missing = || self.login.settings.iter().filter(|(name, _)| carried.settings.get(name).is_none());
+        if missing().next().is_none() {
+            return Outcome { own: in_force.clone(), in_force };
+        }
+        let (mut own, mut reported) = (carried.settings.clone(), lease.reported.clone());
+        for (name, value) in missing() {
+            own.set(name, value.to_owned());
+            for (shown, value) in self.login.reported.iter().filter(|(shown, _)| shown.eq_ignore_ascii_case(name)) {
+                reported.insert(shown.clone(), value.clone());
+            }
+        }
+        Outcome { own: self.pool.params.insert(own, reported), in_force }
+    }
+
+    /// `untold`: what the backend reported and the client was not told.
+    fn adopt(&mut self, outcome: Outcome, untold: &[String], lease: &mut Lease) {
+        let Outcome { own, in_force } = outcome;
+        // What cannot be put in force from outside, byte by byte as it was, stays where it is.
+        if own.settings.iter().any(|(_, value)| !value.is_ascii()) && !is_utf8(&own) {
+            self.pins.add(PinReason::Set.effect());
+        }
+        if !Arc::ptr_eq(&own, &in_force) || !untold.is_empty() {
+            for (name, value) in &own.reported {
+                let before = if untold.contains(name) { &self.params.reported } else { &lease.reported };
+                if before.get(name) != Some(value) {
+                    put_parameter_status(self.client.output(), name, value);
+                }
+            }
+        }
+        lease.params = Some(in_force);
+        lease.residue.remove(Effects::PARAMETERS);
+        self.pins.remove(PinReason::Strings.effect());
+        self.pins.add(login_effects(&own));
+        self.params = own;
+        self.changes_parse = self.pins.pins();
+    }
+}
+
+fn is_utf8(params: &Params) -> bool {
+    params.reported.get("client_encoding").is_some_and(|encoding| encoding == "UTF8")
+}

@@ -1,0 +1,84 @@
+//! Names of parameters in a text. Custom ones (`app.tenant`) are in no catalogue view, so they must be known to be asked
+//! for; all others are told by `pg_settings`.
+
+/// Names looked for in one text; with more, the text is too odd to be understood.
+const MOST: usize = 64;
+
+/// Every dotted name in a text, wherever it stands (as a word, within a string, within the body of a `DO`), in lower
+/// case as PostgreSQL compares them. `None`: too many, or a name that is not in the text.
+pub fn custom(text: &[u8]) -> Option<Vec<String>> {
+    if has_unnamed(text) {
+        return None;
+    }
+    let mut names: Vec<String> = Vec::new();
+    for run in text.split(|byte| !(is_name(*byte) || *byte == b'.')) {
+        let dotted = run.split(|byte| *byte == b'.').count() > 1 && run.split(|byte| *byte == b'.').all(is_identifier);
+        if !dotted {
+            continue;
+        }
+        let name = String::from_utf8_lossy(run).to_ascii_lowercase();
+        if !names.contains(&name) {
+            names.push(name);
+        }
+        if names.len() > MOST {
+            return None;
+        }
+    }
+    Some(names)
+}
+
+/// Whether it has a `set_config` whose first argument is not a plain string, or SQL that is put together as it runs.
+fn has_unnamed(text: &[u8]) -> bool {
+    let lower = text.to_ascii_lowercase();
+    let call = memchr::memmem::find_iter(&lower, b"set_config").any(|at| {
+        let behind = lower.get(at + b"set_config".len()..).unwrap_or_default().trim_ascii_start();
+        let argument = behind.strip_prefix(b"(").map(<[u8]>::trim_ascii_start);
+        argument.is_some_and(|argument| !argument.starts_with(b"'"))
+    });
+    call || memchr::memmem::find(&lower, b"execute").is_some()
+}
+
+/// Whether a `RESET` takes this parameter back: `RESET ALL` does so with all.
+pub fn is_reset(text: &[u8], name: &str) -> bool {
+    let words = text.split(|byte| !(is_name(*byte) || *byte == b'.')).filter(|word| !word.is_empty());
+    let is = |word: &[u8], name: &str| word.eq_ignore_ascii_case(name.as_bytes());
+    let mut previous: &[u8] = b"";
+    for word in words {
+        if is(word, "all") || is(word, name) || name == "timezone" && is(previous, "time") && is(word, "zone") {
+            return true;
+        }
+        previous = word;
+    }
+    false
+}
+
+fn is_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'$' || byte >= 0x80
+}
+
+fn is_identifier(part: &[u8]) -> bool {
+    part.first().is_some_and(|byte| is_name(*byte) && !byte.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resets() {
+        assert!(is_reset(b"RESET ALL", "work_mem") && is_reset(b"reset work_mem;", "work_mem"));
+        assert!(is_reset(b"reset time zone", "timezone") && !is_reset(b"reset app.tenant", "tenant"));
+    }
+
+    #[test]
+    fn finds_names_wherever_they_stand() {
+        let found = |sql: &str| custom(sql.as_bytes()).map(|names| names.join(" "));
+        assert_eq!(found("set App.Tenant = 'x.y'"), Some("app.tenant x.y".into()));
+        assert_eq!(found("select set_config('app.tenant', $1, false)"), Some("app.tenant".into()));
+        assert_eq!(found("do $$begin perform set_config('a.b', '1', false); end$$"), Some("a.b".into()));
+        assert_eq!(found("set work_mem = 1.5"), Some(String::new()));
+        assert_eq!(found("select set_config($1, $2, false)"), None);
+        assert_eq!(found("do $$begin execute format('set %I = 1', x); end$$"), None);
+        assert_eq!(found(&(0..100).map(|n| format!("a.b{n} ")).collect::<String>()), None);
+    }
+}
