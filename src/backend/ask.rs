@@ -91,6 +91,7 @@ impl Backend {
                 self.forget_own_statements();
                 self.params = None;
                 self.residue = Effects::NONE;
+                self.foreign_sequences = false;
                 self.owner = 0;
             }
             Ok(_) => self.broken = true,

@@ -4,15 +4,15 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use bytes::BytesMut;
 use postgres_protocol::IsNull;
 use postgres_protocol::message::frontend;
 
 use super::Backend;
-use super::ask::{AskError, bind_text, too_large};
-use crate::prepared;
+use super::ask::{Answer, AskError, bind_text, too_large};
+use crate::prepared::{self, Unnamed};
 use crate::track::params::Change;
 use crate::track::{Effects, PinReason, Settings};
 
@@ -76,6 +76,10 @@ const PIN_COLUMNS: [PinReason; 6] = [
     PinReason::AdvisoryLock,
 ];
 
+/// The steps of `DISCARD ALL` (manual, `DISCARD`) but `RESET ALL`, `DEALLOCATE ALL` and `DISCARD PLANS`.
+const CLEANING: &str = "RESET SESSION AUTHORIZATION; CLOSE ALL; UNLISTEN *; SELECT pg_catalog.pg_advisory_unlock_all(); \
+     DISCARD TEMP; DISCARD SEQUENCES";
+
 const TIMEOUT: &str = "statement_timeout";
 
 impl Backend {
@@ -85,13 +89,7 @@ impl Backend {
     /// See [`AskError`]; after `Io` the backend is marked broken.
     pub async fn carried(&mut self, names: &[String], pins: bool) -> Result<Carried, AskError> {
         let user = self.identity.target.user.clone();
-        let has = self.has_asks;
-        let out = self.socket.output();
-        if !has {
-            for own in [&LOCAL_SETTER, &SHOWER, &PARAMETERS, &PINS] {
-                frontend::parse(&own.name, own.text, [], out)?;
-            }
-        }
+        let out = self.put_asks()?;
         // Each Execute has a time limit of its own (`exec_execute_message`): only the first two have the client's.
         run(&SHOWER, &[TIMEOUT], out)?;
         run(&LOCAL_SETTER, &[TIMEOUT, "0"], out)?;
@@ -101,7 +99,6 @@ impl Backend {
         }
         frontend::sync(out);
         let answer = self.collect().await?;
-        self.has_asks = true;
         let mut carried = Carried { settings: Settings::default(), pins: None, notifications: answer.notifications };
         let mut timeout = None;
         for row in answer.rows {
@@ -128,6 +125,38 @@ impl Backend {
             }
         }
         Ok(carried)
+    }
+
+    /// Where to append a question, with the statements for it there.
+    fn put_asks(&mut self) -> io::Result<&mut BytesMut> {
+        let has = std::mem::replace(&mut self.has_asks, true);
+        let out = self.socket.output();
+        if !has {
+            for own in [&LOCAL_SETTER, &SHOWER, &PARAMETERS, &PINS] {
+                frontend::parse(&own.name, own.text, [], out)?;
+            }
+        }
+        Ok(out)
+    }
+
+    /// Runs one statement with text parameters, unbent by what is in force in the session, and leaves that as it is. The
+    /// unnamed statement is used.
+    ///
+    /// # Errors
+    /// See [`AskError`].
+    pub async fn ask_safely(&mut self, sql: &str, arguments: &[&str]) -> Result<Answer, AskError> {
+        self.statements.unnamed = Unnamed::Unknown;
+        let out = self.put_asks()?;
+        run(&LOCAL_SETTER, &[TIMEOUT, "0"], out)?;
+        run(&LOCAL_SETTER, &["search_path", "pg_catalog"], out)?;
+        frontend::parse("", sql, [], out)?;
+        bind_text("", arguments, out)?;
+        frontend::execute("", 0, out)?;
+        frontend::sync(out);
+        let mut answer = self.collect().await?;
+        // The setters' own answers.
+        answer.rows.drain(..answer.rows.len().min(2));
+        Ok(answer)
     }
 
     /// Puts settings in force, in one round trip, and returns what is reported then.
@@ -165,6 +194,28 @@ impl Backend {
         }
         frontend::sync(out);
         Ok(())
+    }
+
+    /// Appends what takes away whatever a session may hold that its owner's statements did not show, but prepared
+    /// statements: in two steps, so that no time limit of that owner bears on the second. The unnamed statement goes, too.
+    ///
+    /// # Errors
+    /// Never in practice: a message that does not fit.
+    pub fn put_cleaning(&mut self) -> io::Result<()> {
+        self.put_settings(&Change { reset: true, set: Vec::new() })?;
+        frontend::query(CLEANING, self.socket.output())?;
+        self.statements.unnamed = Unnamed::Absent;
+        self.params = Some(Arc::default());
+        Ok(())
+    }
+
+    /// Appends what makes `currval` and `lastval` forget.
+    ///
+    /// # Errors
+    /// See [`Backend::put_cleaning`].
+    pub fn put_discard_sequences(&mut self) -> io::Result<()> {
+        self.statements.unnamed = Unnamed::Absent;
+        frontend::query("DISCARD SEQUENCES", self.socket.output())
     }
 
     /// Our own statements are gone with all others.

@@ -54,6 +54,8 @@ pub struct Backend {
     pub status: Status,
     /// The client that had it last; 0: none.
     pub owner: u64,
+    /// Another owner's `currval` may still be there.
+    pub foreign_sequences: bool,
     /// What its owner may have left behind.
     pub residue: Effects,
     /// Whether it has our own statements for putting parameters in force.

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use super::{PoolMode, PoolSettings, PoolSize};
+use super::{HiddenState, Isolation, PoolMode, PoolSettings, PoolSize};
 
 /// Loopback only: whoever wants to be reachable says so. 6432 is what poolers listen on.
 pub(super) const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 6432);
@@ -48,6 +48,8 @@ impl Default for PoolSettings {
             max_waiting: 10_000,
             max_leases_per_application: None,
             // pgfunnel cannot know how long a query may take; PostgreSQL's statement_timeout can.
+            isolation: Isolation::Standard,
+            hidden_state: HiddenState::Certify,
             query_timeout: None,
             // A function that is frozen or killed in mid-transaction must not hold a backend (and its locks).
             idle_transaction_timeout: Some(Duration::from_secs(60)),

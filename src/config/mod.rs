@@ -223,6 +223,26 @@ pub enum PoolMode {
     Statement,
 }
 
+/// How session state that nobody can see from outside (made by functions, views, triggers) is kept from other clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HiddenState {
+    /// Cleaned when the owner changes, unless the catalogue says that nothing in the database can make any.
+    Certify,
+    /// Cleaned whenever the owner changes.
+    Clean,
+    /// Not at all.
+    Off,
+}
+
+/// How far a backend is reset between two clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    /// As far as it may carry anything.
+    Standard,
+    /// As far as PostgreSQL can, and replaced where it cannot.
+    Strict,
+}
+
 /// How many backends a pool may have.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum PoolSize {
@@ -255,6 +275,10 @@ pub struct PoolSettings {
     pub max_waiting: usize,
     /// Leases that one `application_name` may hold in this pool at one time; `None`: no cap.
     pub max_leases_per_application: Option<usize>,
+    /// How far a backend is reset between two clients.
+    pub isolation: Isolation,
+    /// How hidden session state is kept from other clients.
+    pub hidden_state: HiddenState,
     /// A statement running longer is cancelled; `None`: no limit.
     pub query_timeout: Option<Duration>,
     /// A client that holds a lease and is silent between two statements of a transaction for so long is closed

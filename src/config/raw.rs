@@ -9,7 +9,7 @@ use super::source::{Report, Source, Sourced};
 use super::value::{
     Bound, Count, FilePath, Flag, Hidden, Kind, MOST_BACKENDS, MOST_CLIENTS, OptionalSpan, Span, Text, Written, words,
 };
-use super::{BackendTlsMode, ClientAuth, ClientTlsMode, PoolMode, PoolSize};
+use super::{BackendTlsMode, ClientAuth, ClientTlsMode, HiddenState, Isolation, PoolMode, PoolSize};
 
 /// What happens to a user that is not listed, before its query and user are looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub(super) enum Unlisted {
 }
 
 words!(Unlisted { "refuse" => Refuse, "auth_query" => AuthQuery, "pass_through" => PassThrough });
+words!(HiddenState { "certify" => Certify, "clean" => Clean, "off" => Off });
+words!(Isolation { "standard" => Standard, "strict" => Strict });
 words!(PoolMode { "transaction" => Transaction, "session" => Session, "statement" => Statement });
 words!(ClientAuth { "scram" => Scram, "md5" => Md5, "cleartext" => Cleartext, "trust" => Trust });
 words!(ClientTlsMode {
@@ -117,6 +119,8 @@ keys! {
         borrow_timeout: Span,
         max_waiting: Count<0, MOST_CLIENTS>,
         max_leases_per_application: Bound<MOST_BACKENDS>,
+        isolation: Isolation,
+        hidden_state: HiddenState,
         query_timeout: OptionalSpan,
         idle_transaction_timeout: OptionalSpan,
         client_idle_timeout: OptionalSpan,

@@ -78,6 +78,8 @@ pub(super) fn pool_settings(base: PoolSettings, pool: &raw::Pool) -> PoolSetting
         borrow_timeout: or(&pool.borrow_timeout, base.borrow_timeout),
         max_waiting: or(&pool.max_waiting, base.max_waiting),
         max_leases_per_application: or(&pool.max_leases_per_application, base.max_leases_per_application),
+        isolation: or(&pool.isolation, base.isolation),
+        hidden_state: or(&pool.hidden_state, base.hidden_state),
         query_timeout: or(&pool.query_timeout, base.query_timeout),
         idle_transaction_timeout: or(&pool.idle_transaction_timeout, base.idle_transaction_timeout),
         client_idle_timeout: or(&pool.client_idle_timeout, base.client_idle_timeout),

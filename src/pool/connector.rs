@@ -10,7 +10,7 @@ use tokio::sync::{Notify, oneshot};
 use super::gate::{Gate, Place, Waiting};
 use super::{Lease, Places, Pool, Stored, shutting_down};
 use crate::backend::{Backend, ConnectError, Failed, Target, connect};
-use crate::config::PoolSize;
+use crate::config::{HiddenState, PoolSize};
 use crate::error::Error;
 use crate::track::Params;
 
@@ -229,6 +229,9 @@ impl Pool {
             settings.max_lifetime.map(|limit| Instant::now() + lifetime(limit, backend.identity.pid.unsigned_abs()));
         if !self.connector.surveyed.swap(true, Ordering::AcqRel) {
             self.survey(&mut backend, target).await;
+            if settings.hidden_state != HiddenState::Off {
+                self.certify(&mut backend).await;
+            }
         }
         backend
     }

@@ -2,6 +2,7 @@
 //! reservations and bounds, the fair queue, connecting and bb8.
 
 mod bounds;
+mod certify;
 mod connector;
 mod gate;
 mod lease;
@@ -11,7 +12,7 @@ mod store;
 mod upkeep;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,7 @@ use crate::metrics::{PoolMetrics, metrics};
 use crate::prepared;
 use crate::wire::backend::Status;
 use bounds::Bounds;
+use certify::Certified;
 use connector::Connector;
 use params::KnownParams;
 pub(crate) use params::Outcome;
@@ -49,6 +51,11 @@ pub struct Pool {
     pub statements: prepared::Registry,
     /// Schema changes seen; a fresh Parse never reuses a statement from before one.
     pub schema: AtomicU64,
+    /// Changes of what the certificate is about, seen.
+    pub catalogue: AtomicU64,
+    /// Somebody asks for `currval` or `lastval`: nobody may meet another's.
+    pub sequences: AtomicBool,
+    certified: ArcSwap<Certified>,
     /// Its metrics.
     pub metrics: PoolMetrics,
     /// Clients logged in to it.

@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use arc_swap::ArcSwap;
 
 use super::bounds::Bounds;
+use super::certify::Certified;
 use super::connector::{Connector, give_up};
 use super::gate::UNLIMITED;
 use super::params::KnownParams;
@@ -167,6 +168,9 @@ impl Registry {
             target: ArcSwap::from_pointee(target),
             statements: Default::default(),
             schema: AtomicU64::new(0),
+            catalogue: AtomicU64::new(0),
+            sequences: AtomicBool::new(false),
+            certified: ArcSwap::from_pointee(Certified::unknown()),
             metrics: metrics().pool(&key.database, &key.user),
             clients: Arc::default(),
             active: AtomicUsize::new(0),
@@ -271,6 +275,7 @@ impl Registry {
             ticks.tick().await;
             for pool in self.all() {
                 pool.upkeep();
+                pool.keep_certified();
                 let age = deserted.entry(pool.key.clone()).or_default();
                 *age = if pool.is_deserted() { *age + 1 } else { 0 };
             }

@@ -11,11 +11,11 @@ use super::replies::Lost;
 use super::{BACKLOG, End, Outcome, Session, limits, shutting_down};
 use crate::backend::Unfinished;
 use crate::cancel::Order;
-use crate::config::PoolMode;
+use crate::config::{HiddenState, Isolation, PoolMode};
 use crate::error::{Error, Side, SqlState};
 use crate::metrics::metrics;
 use crate::pool::Lease;
-use crate::track::Effects;
+use crate::track::{Effects, PinReason};
 use crate::wire::backend::Status;
 
 /// Why there is no lease.
@@ -26,25 +26,89 @@ pub(super) enum NoLease {
     Gone,
 }
 
+/// What a backend needs before it serves another client.
+enum Cleaning {
+    /// Nothing: it carries nothing.
+    None,
+    /// What nobody may have seen, in front of the client's own bytes.
+    Pipelined,
+    /// What is known to be there, and must be known to be gone.
+    Awaited,
+    /// There may be something that no reset reaches.
+    Impossible,
+}
+
+#[cold]
+fn cannot_put(error: &std::io::Error) -> NoLease {
+    NoLease::Refused(Error::new(Side::Client, SqlState::INVALID_PARAMETER_VALUE, error.to_string()))
+}
+
 impl Session {
+    /// What this backend's last owner requires.
+    fn cleaning(&self, lease: &Lease) -> Cleaning {
+        if lease.owner == self.handle.id || lease.owner == 0 && lease.residue == Effects::NONE {
+            return Cleaning::None;
+        }
+        let settings = self.pool.settings.load();
+        if settings.isolation == Isolation::Strict && lease.owner != 0 {
+            let custom = lease.params.as_ref().is_none_or(|params| params.settings.has_custom());
+            let lasting = Effects::INDELIBLE | PinReason::Hidden.effect() | Effects::UNSEEN;
+            return match custom || lease.residue.any(lasting) || self.pool.has_globals() {
+                true => Cleaning::Impossible,
+                false => Cleaning::Awaited,
+            };
+        }
+        if lease.residue != Effects::NONE {
+            return Cleaning::Awaited;
+        }
+        let clean = match settings.hidden_state {
+            HiddenState::Off => false,
+            HiddenState::Clean => true,
+            HiddenState::Certify => self.pool.may_hide(),
+        };
+        if clean { Cleaning::Pipelined } else { Cleaning::None }
+    }
+
+    /// Before a client asks for `currval` or `lastval` on a backend where another's may be found.
+    pub(super) fn discard_sequences(&mut self, lease: &mut Lease) -> std::io::Result<()> {
+        lease.put_discard_sequences()?;
+        lease.foreign_sequences = false;
+        self.pipeline.push(Expect::Prefix);
+        Ok(())
+    }
+
     /// Borrows a backend and brings it to this client's state.
     pub(super) async fn borrow(&mut self) -> Result<Lease, NoLease> {
         let mut lease = loop {
             let mut lease = self.wait_for_lease().await?;
-            if lease.owner == self.handle.id || lease.residue == Effects::NONE {
-                break lease;
-            }
-            lease.clean().await;
-            if !lease.broken {
-                break lease;
+            match self.cleaning(&lease) {
+                Cleaning::None => break lease,
+                Cleaning::Pipelined => {
+                    lease.put_cleaning().map_err(|error| cannot_put(&error))?;
+                    lease.foreign_sequences = false;
+                    self.pipeline.push(Expect::Prefix);
+                    self.pipeline.push(Expect::Prefix);
+                    break lease;
+                }
+                Cleaning::Awaited => {
+                    lease.clean().await;
+                    if !lease.broken {
+                        break lease;
+                    }
+                }
+                // Dropped, it is closed, and a new one may be opened.
+                Cleaning::Impossible => {}
             }
         };
-        lease.owner = self.handle.id;
+        if lease.owner != self.handle.id {
+            lease.foreign_sequences |= lease.owner != 0;
+            lease.owner = self.handle.id;
+        }
+        if lease.foreign_sequences && self.pool.sequences.load(Ordering::Relaxed) {
+            self.discard_sequences(&mut lease).map_err(|error| cannot_put(&error))?;
+        }
         if let Some(change) = self.params.change_from(lease.params.as_ref()) {
-            if let Err(error) = lease.put_settings(&change) {
-                let told = Error::new(Side::Client, SqlState::INVALID_PARAMETER_VALUE, error.to_string());
-                return Err(NoLease::Refused(told));
-            }
+            lease.put_settings(&change).map_err(|error| cannot_put(&error))?;
             self.pipeline.push(Expect::Prefix);
             lease.params = Some(self.params.clone());
         }
@@ -89,8 +153,10 @@ impl Session {
                 lease.barrier().await;
             }
         }
-        if std::mem::take(&mut self.changed_schema) {
+        let changed_schema = std::mem::take(&mut self.changed_schema);
+        if changed_schema {
             self.pool.schema.fetch_add(1, Ordering::Relaxed);
+            self.pool.catalogue.fetch_add(1, Ordering::AcqRel);
         }
         self.limits.relax(self.client.io());
         if lease.residue.any(Effects::PARAMETERS) {
@@ -114,6 +180,10 @@ impl Session {
                 return Some(End::Ended(Some(shutting_down())));
             }
             lease.residue.remove(Effects::PARAMETERS);
+            if changed_schema && self.pool.settings.load().hidden_state != HiddenState::Off {
+                // What it made may hide something from the next statement on.
+                self.pool.certify(&mut lease).await;
+            }
             lease.release();
             return None;
         }

@@ -268,6 +268,7 @@ impl Session {
             tag if [&b"CREATE "[..], b"ALTER ", b"DROP "].iter().any(|ddl| tag.starts_with(ddl)) => {
                 self.changed_schema = true;
                 self.pool.schema.fetch_add(1, Ordering::Relaxed);
+                self.pool.catalogue.fetch_add(1, Ordering::AcqRel);
             }
             _ => {}
         }
@@ -342,22 +343,14 @@ impl Session {
                     }
                 }
                 Expect::OwnUnnamed(version) => lease.statements.doubt_unnamed(version),
+                Expect::Parse(Parsed::Verbatim) => lease.statements.unnamed = Unnamed::Unknown,
                 // It would have dropped it. A Parse may have been sent since.
-                Expect::Query(_) | Expect::CloseUnnamed(_) if lease.statements.unnamed == Unnamed::Absent => {
+                Expect::Query(_) | Expect::CloseUnnamed(_) | Expect::OwnClose(0)
+                    if lease.statements.unnamed == Unnamed::Absent =>
+                {
                     lease.statements.unnamed = Unnamed::Unknown;
                 }
-                Expect::Parse(Parsed::Verbatim) => lease.statements.unnamed = Unnamed::Unknown,
-                Expect::OwnClose(0) => {
-                    if lease.statements.unnamed == Unnamed::Absent {
-                        lease.statements.unnamed = Unnamed::Unknown;
-                    }
-                }
-                Expect::OwnClose(id) => {
-                    if !self.pipeline.parses(id) && !lease.statements.restore(id) {
-                        // More than are kept track of: do without this backend from now on.
-                        lease.expires = Some(std::time::Instant::now());
-                    }
-                }
+                Expect::OwnClose(id) if id != 0 => self.unclose(id, lease),
                 Expect::SayClosed(closed) => self.statements.insert(&closed.name, closed.statement),
                 _ => {}
             }
@@ -368,6 +361,14 @@ impl Session {
     fn unprepare(&mut self, id: u64, lease: &mut Lease) {
         if !self.pipeline.parses(id) {
             lease.statements.remove(id);
+        }
+    }
+
+    /// A Close was skipped: the backend still has the statement, unless a later batch parses it again.
+    fn unclose(&mut self, id: u64, lease: &mut Lease) {
+        if !self.pipeline.parses(id) && !lease.statements.restore(id) {
+            // More than are kept track of: do without this backend from now on.
+            lease.expires = Some(std::time::Instant::now());
         }
     }
 

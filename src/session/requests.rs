@@ -120,9 +120,16 @@ impl Session {
     fn take_request(&mut self, header: Header, lease: &mut Lease) -> Result<bool, Error> {
         self.flushing = header.tag == tag::FLUSH;
         match header.tag {
-            tag::QUERY => return Ok(self.query(header, lease)),
+            tag::QUERY => {
+                self.bound = false;
+                return Ok(self.query(header, lease));
+            }
             tag::PARSE => return Ok(self.parse(header, lease)),
-            tag::BIND => return Ok(self.bind(header, lease)),
+            tag::BIND => {
+                let taken = self.bind(header, lease);
+                self.bound |= taken;
+                return if self.foreign { Err(foreign_sequences()) } else { Ok(taken) };
+            }
             tag::DESCRIBE | tag::CLOSE => return Ok(self.named(header, lease)),
             tag::EXECUTE => {
                 self.pipeline.push(Expect::Execute);
@@ -133,6 +140,7 @@ impl Session {
             tag::SYNC => {
                 self.skipping = false;
                 self.clears = false;
+                self.bound = false;
                 if !self.copy_in {
                     self.open_batch = false;
                     self.pipeline.push(Expect::Sync);
@@ -180,6 +188,26 @@ impl Session {
         self.rest_is_skipped = true;
     }
 
+    /// Before a text that asks for `currval` or `lastval`: another client's value must not be found. From now on they are
+    /// forgotten whenever the owner changes.
+    pub(super) fn guard_sequences(&mut self, effects: Effects, lease: &mut Lease) {
+        if !effects.any(PinReason::Sequence.effect()) {
+            return;
+        }
+        self.pool.sequences.store(true, std::sync::atomic::Ordering::Release);
+        if !lease.foreign_sequences {
+            return;
+        }
+        self.client.join(&mut lease.socket);
+        self.foreign = self.bound || self.discard_sequences(lease).is_err();
+    }
+
+    /// Whether a text may use something of the database that changes session state.
+    #[inline]
+    pub(super) fn suspicion(&self, text: &[u8]) -> Effects {
+        if self.pool.suspects(text) { Effects::SUSPECT } else { Effects::NONE }
+    }
+
     /// Looks through the next bytes of a long Query.
     fn look_through(&mut self, now: usize, lease: &mut Lease) {
         let Some(rest) = &mut self.rest else { return };
@@ -201,10 +229,12 @@ impl Session {
     fn query(&mut self, header: Header, lease: &mut Lease) -> bool {
         self.open.mix();
         let Some(body) = self.examined(header) else { return false };
+        let suspect = self.suspicion(body);
         let (effects, rest) = match header.body() > EXAMINED {
             true => Effects::of_start(body),
             false => (Effects::of(body.strip_suffix(b"\0").unwrap_or(body)), None),
         };
+        let effects = effects | suspect;
         let examined = body.len();
         let mut renamed = None;
         if effects != Effects::NONE {
@@ -219,6 +249,7 @@ impl Session {
             }
             self.note_effects(effects, &text, lease);
         }
+        self.guard_sequences(effects, lease);
         self.barrier = effects.any(Effects::CLEARS);
         self.clearing = effects;
         lease.statements.unnamed = Unnamed::Absent;
@@ -283,7 +314,7 @@ impl Session {
             tracing::info!(client = self.handle.id, pool = %self.pool.key, reason = reason.as_str(), "pinned by: {} …", words.join(" "));
         }
         self.pins.add(effects);
-        self.changes_parse |= effects.any(Effects::LOCAL | Effects::PARAMETERS) || self.pins.pins();
+        self.changes_parse |= effects.any(Effects::LOCAL | Effects::PARAMETERS | Effects::SUSPECT) || self.pins.pins();
     }
 }
 
@@ -295,6 +326,19 @@ fn needed(header: Header) -> usize {
         tag::BIND => header.total.min(LONGEST_NAMES),
         _ => HEADER,
     }
+}
+
+/// 55000 for a client that asks for `currval` or `lastval` in the middle of a batch, the first time that anybody does.
+#[cold]
+fn foreign_sequences() -> Error {
+    Error::new(
+        Side::Proxy,
+        SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+        "currval and lastval are not yet defined in this session",
+    )
+    .hint(
+        "Another client used this connection to the database before. Try again: pgfunnel keeps them apart from now on.",
+    )
 }
 
 /// What a client is told that wants replication through a pool.

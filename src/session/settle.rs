@@ -24,6 +24,8 @@ pub(super) struct Open {
     pure: Option<Arc<[u8]>>,
     /// It was more.
     mixed: bool,
+    /// Something of the database may have done it.
+    suspect: bool,
     /// Parameters may go back to what they were at login.
     pub(super) resets: bool,
     /// Parameters whose change the client was not told, since it will not hold.
@@ -68,12 +70,17 @@ impl Session {
             self.open.asks.add(Effects::PARAMETERS);
             self.open.resets |= effects.any(Effects::RESETS);
         }
+        if effects.any(Effects::SUSPECT) {
+            self.open.asks.add(Effects::PARAMETERS | Effects::ENDS);
+            self.open.suspect = true;
+        }
         let alone = lease.status == Status::Idle
             && lease.params.as_ref().is_some_and(|in_force| Arc::ptr_eq(in_force, &self.params))
             && !self.pipeline.runs()
             && self.open.pure.is_none()
             && !self.open.mixed;
-        if alone && effects.any(Effects::PARAMETERS) && !effects.any(Effects::OTHER | Effects::CODE) {
+        if alone && effects.any(Effects::PARAMETERS) && !effects.any(Effects::OTHER | Effects::CODE | Effects::SUSPECT)
+        {
             self.open.pure = Some(text.into());
         } else {
             self.open.mixed = true;
@@ -109,6 +116,12 @@ impl Session {
             lease.broken = true;
         }
         let mut names = open.names;
+        if open.suspect {
+            if self.pool.is_stale() {
+                self.pool.certify(lease).await;
+            }
+            names.extend(self.pool.hidden_names());
+        }
         names.extend(self.params.settings.iter().map(|(name, _)| name.to_owned()).filter(|name| name.contains('.')));
         names.sort();
         names.dedup();

@@ -67,6 +67,10 @@ pub struct Session {
     pub(super) clears: bool,
     /// The effects of the statement that stands behind the barrier.
     pub(super) clearing: Effects,
+    /// Something has been bound in this batch.
+    pub(super) bound: bool,
+    /// What it asks for may be another's, and can no longer be taken away.
+    pub(super) foreign: bool,
     /// The last unnamed statement's effects and definition, if it has any.
     pub(super) unnamed: Option<(Effects, Arc<[u8]>)>,
     /// What the rest of a long Query is looked through with.
@@ -134,6 +138,8 @@ impl Session {
             changed_schema: false,
             barrier: false,
             clears: false,
+            bound: false,
+            foreign: false,
             clearing: Effects::NONE,
             unnamed: None,
             rest: None,

@@ -55,7 +55,8 @@ impl Session {
     fn parse_unnamed(&mut self, header: Header, lease: &mut Lease) {
         let body = self.client.unseen().get(HEADER..header.total).unwrap_or_default();
         let Some(parse) = Parse::decode(body) else { return };
-        let unnamed = UnnamedStatement::new(parse.definition, Effects::of(parse.text));
+        let unnamed = UnnamedStatement::new(parse.definition, Effects::of(parse.text) | self.suspicion(parse.text));
+        self.guard_sequences(unnamed.effects, lease);
         lease.statements.unnamed = Unnamed::Version(unnamed.version);
         self.unnamed = (unnamed.effects != Effects::NONE).then(|| (unnamed.effects, unnamed.definition.clone()));
         let renamed = match unnamed.effects.any(Effects::DEALLOCATE) {
@@ -211,7 +212,7 @@ impl Session {
         }
         let names = portal.len() + name.len() + 2;
         let portal = portal.to_vec();
-        self.note_bound(statement.effects, &statement.definition, lease);
+        self.note_bound(statement.effects | self.suspicion(&statement.definition), &statement.definition, lease);
         self.ensure_prepared(&statement, lease);
         self.client.skip(HEADER + names, &mut lease.socket);
         let rest = header.body() - names;
@@ -245,6 +246,7 @@ impl Session {
     /// Notes the effects of a statement that is about to be executed.
     fn note_bound(&mut self, effects: Effects, definition: &[u8], lease: &mut Lease) {
         if effects != Effects::NONE {
+            self.guard_sequences(effects, lease);
             self.note_effects(effects, definition, lease);
             self.clears |= effects.any(Effects::CLEARS);
             self.clearing = effects;

@@ -41,7 +41,7 @@ pub enum PinReason {
     Large,
     /// `standard_conforming_strings = off`: texts cannot be examined.
     Strings,
-    /// `DO` with dynamic SQL, `CALL`, dblink: what they leave in the session cannot be told.
+    /// `DO` with dynamic SQL, dblink: what they leave in the session cannot be told.
     Hidden,
 }
 
@@ -112,6 +112,19 @@ impl Effects {
     /// Parameters go back to what they were at login: `RESET`, `DISCARD ALL`.
     pub const RESETS: Effects = Effects(1 << 21);
 
+    /// Mentions something of the database that may change session state: see [`super::Certificate`].
+    pub const SUSPECT: Effects = Effects(1 << 22);
+
+    /// What a function may not do without being noticed.
+    pub const HIDES: Effects = Effects(
+        (Self::PINS.0 & !PinReason::Sequence.effect().0)
+            | Self::PARAMETERS.0
+            | Self::UNSEEN.0
+            | Self::DEALLOCATE.0
+            | Self::CLEARS.0
+            | Self::CODE.0,
+    );
+
     /// The pins whose end the backend can tell.
     pub const ASKABLE: Effects = Effects(
         PinReason::Role.effect().0
@@ -175,6 +188,13 @@ impl Effects {
         if !is_harmless(text) {
             Statements::new(text).each(|found| effects.add(found));
         }
+        effects
+    }
+
+    /// The effects of a function's body, whose statements also begin behind words of PL/pgSQL.
+    pub fn of_body(text: &[u8]) -> Effects {
+        let mut effects = Effects::NONE;
+        Statements { is_body: true, ..Statements::new(text) }.each(|found| effects.add(found));
         effects
     }
 
@@ -278,11 +298,12 @@ fn begins_with_dml(text: &[u8]) -> bool {
 /// Walks the statements of a text.
 struct Statements<'a> {
     tokens: Tokens<'a>,
+    is_body: bool,
 }
 
 impl<'a> Statements<'a> {
     fn new(text: &'a [u8]) -> Self {
-        Self { tokens: Tokens::new(text) }
+        Self { tokens: Tokens::new(text), is_body: false }
     }
 
     fn each(mut self, mut found: impl FnMut(Effects)) {
@@ -301,6 +322,11 @@ impl<'a> Statements<'a> {
                         return;
                     }
                 }
+                Some(token) if self.is_body && ["begin", "then", "else", "loop"].iter().any(|word| token.is(word)) => {
+                    found(leading(&head, count, hold));
+                    (head, count, hold) = ([None; 4], 0, false);
+                }
+                Some(token) if self.is_body && token.is("execute") => found(DYNAMIC),
                 Some(token) if count == 0 && token.is("explain") => {
                     // EXPLAIN ANALYZE does what it explains.
                     head[0] = self.explained();
@@ -392,9 +418,7 @@ fn leading(head: &Head<'_>, count: usize, hold: bool) -> Effects {
             () if word(1, "role") || word(2, "role") || word(2, "authorization") => ROLE,
             () => SET,
         }
-    } else if first.is("reset") {
-        RESET
-    } else if first.is("discard") {
+    } else if first.is("reset") || first.is("discard") {
         RESET
     } else if first.is("close") && word(1, "all") {
         Effects::CLEARS | Effects::ENDS
@@ -423,10 +447,8 @@ fn leading_other(first: Token<'_>, word: impl Fn(usize, &str) -> bool, hold: boo
         PinReason::Load.effect()
     } else if first.is("declare") && hold {
         PinReason::Cursor.effect()
-    } else if first.is("do") {
+    } else if first.is("do") || first.is("call") {
         CODE
-    } else if first.is("call") {
-        DYNAMIC
     } else if first.is("create") && (has("temp") || has("temporary")) {
         PinReason::Temporary.effect()
     } else if first.is("drop") || first.is("close") {
@@ -623,7 +645,7 @@ mod tests {
     fn other_effects() {
         assert!(Effects::of(b"reset all").any(Effects::PARAMETERS));
         assert!(Effects::of(b"DO $$ begin end $$").any(Effects::CODE));
-        assert_eq!(reasons("call p()"), ["hidden"]);
+        assert!(Effects::of(b"call p()").any(Effects::CODE));
         assert!(Effects::of(b"discard all").any(Effects::CLEARS));
     }
 

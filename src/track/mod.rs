@@ -1,11 +1,13 @@
 //! What a client's session consists of and what pins it to its backend: parameters, and the effects of its
 //! statements. Pure: bytes in, decisions out.
 
+pub mod certificate;
 pub mod effects;
 pub mod names;
 pub mod options;
 pub mod params;
 mod tokens;
 
+pub use certificate::Certificate;
 pub use effects::{Effects, PinReason};
 pub use params::{Params, Settings};

@@ -10,6 +10,11 @@ pub fn custom(text: &[u8]) -> Option<Vec<String>> {
     if has_unnamed(text) {
         return None;
     }
+    Some(dotted(text)).filter(|names| names.len() <= MOST)
+}
+
+/// The same, however many there are.
+pub fn dotted(text: &[u8]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for run in text.split(|byte| !(is_name(*byte) || *byte == b'.')) {
         let dotted = run.split(|byte| *byte == b'.').count() > 1 && run.split(|byte| *byte == b'.').all(is_identifier);
@@ -20,11 +25,8 @@ pub fn custom(text: &[u8]) -> Option<Vec<String>> {
         if !names.contains(&name) {
             names.push(name);
         }
-        if names.len() > MOST {
-            return None;
-        }
     }
-    Some(names)
+    names
 }
 
 /// Whether it has a `set_config` whose first argument is not a plain string, or SQL that is put together as it runs.

@@ -44,6 +44,11 @@ impl Settings {
         }
     }
 
+    /// Whether a custom parameter is among them: once set, it never becomes unset again on a backend.
+    pub fn has_custom(&self) -> bool {
+        self.0.keys().any(|name| name.contains('.'))
+    }
+
     /// Whether nothing was asked for.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -1,0 +1,180 @@
+//! Examining a database's catalogue for its certificate (see [`Certificate`]): when the pool opens its first backend,
+//! after DDL that passed through it, and every few seconds.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::{ERRAND, Pool};
+use crate::backend::{AskError, Backend, Row};
+use crate::config::HiddenState;
+use crate::track::Certificate;
+use crate::track::certificate::Object;
+
+/// How often the catalogue is looked at for what others have changed in it.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// Extensions of PostgreSQL's own and others whose C functions keep nothing in a session.
+const TRUSTED: &str = "{btree_gin,btree_gist,citext,cube,earthdistance,fuzzystrmatch,hstore,intarray,isn,lo,ltree,\
+     pg_buffercache,pg_freespacemap,pg_stat_statements,pg_trgm,pg_visibility,pgcrypto,pgrowlocks,pgstattuple,seg,sslinfo,\
+     tablefunc,tcn,tsm_system_rows,tsm_system_time,unaccent,uuid-ossp,vector,xml2}";
+
+/// What changes when anything that [`OBJECTS`] shows does: counts and the transactions that wrote the rows.
+const FINGERPRINT: &str = "SELECT concat_ws(' ', \
+     (SELECT concat(count(*), ':', sum(hashtext(concat(xmin, oid)))) FROM pg_proc), \
+     (SELECT concat(count(*), ':', sum(hashtext(concat(xmin, oid)))) FROM pg_rewrite), \
+     (SELECT concat(count(*), ':', sum(hashtext(concat(xmin, oid)))) FROM pg_trigger), \
+     (SELECT concat(count(*), ':', sum(hashtext(concat(xmin, oid)))) FROM pg_attrdef), \
+     (SELECT concat(count(*), ':', sum(hashtext(concat(xmin, oid)))) FROM pg_policy), \
+     (SELECT concat(count(*), ':', sum(hashtext(concat(xmin, oid)))) FROM pg_constraint), \
+     (SELECT concat(count(*), ':', sum(hashtext(concat(xmin, indexrelid)))) FROM pg_index), \
+     (SELECT concat(count(*), ':', sum(hashtext(concat(xmin, oid)))) FROM pg_operator), \
+     (SELECT concat(count(*), ':', sum(hashtext(concat(xmin, oid)))) FROM pg_cast), \
+     (SELECT concat(count(*), ':', sum(hashtext(concat(xmin, oid)))) FROM pg_event_trigger), \
+     (SELECT concat(count(*), ':', sum(hashtext(concat(inhrelid, inhparent)))) FROM pg_inherits), \
+     (SELECT concat(count(*), ':', sum(hashtext(concat(xmin, oid)))) FROM pg_extension))";
+
+/// Name (NULL: it may act anywhere), text, language, whether it is trusted. Of everything that is not PostgreSQL's own
+/// (identifiers below 16384 are: `FirstNormalObjectId` of `src/include/access/transam.h`).
+const OBJECTS: &str = "SELECT proname::text, concat(prosrc, ' ', pg_get_function_sqlbody(p.oid)), lanname::text, \
+       EXISTS (SELECT FROM pg_depend d JOIN pg_extension e ON e.oid = refobjid WHERE d.classid = 'pg_proc'::regclass \
+         AND d.objid = p.oid AND deptype = 'e' AND extname = ANY ($1::text[])) \
+     FROM pg_proc p JOIN pg_language l ON l.oid = prolang WHERE p.oid >= 16384 AND prokind <> 'a' \
+     UNION ALL SELECT proname::text, concat_ws(' ', aggtransfn, aggfinalfn, aggcombinefn, aggserialfn, aggdeserialfn, \
+       aggmtransfn, aggminvtransfn, aggmfinalfn), NULL, false FROM pg_aggregate JOIN pg_proc p ON p.oid = aggfnoid \
+       WHERE p.oid >= 16384 \
+     UNION ALL SELECT relname::text, pg_get_viewdef(oid), NULL, false FROM pg_class WHERE oid >= 16384 AND relkind IN ('v', 'm') \
+     UNION ALL SELECT relname::text, pg_get_ruledef(r.oid), NULL, false FROM pg_rewrite r JOIN pg_class c ON c.oid = ev_class \
+       WHERE r.oid >= 16384 AND rulename <> '_RETURN' \
+     UNION ALL SELECT relname::text, proname::text, NULL, false FROM pg_trigger t JOIN pg_class c ON c.oid = tgrelid \
+       JOIN pg_proc p ON p.oid = tgfoid WHERE NOT tgisinternal \
+     UNION ALL SELECT relname::text, pg_get_expr(adbin, adrelid), NULL, false FROM pg_attrdef JOIN pg_class c ON c.oid = adrelid \
+       WHERE c.oid >= 16384 \
+     UNION ALL SELECT relname::text, concat_ws(' ', pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid)), NULL, \
+       false FROM pg_policy JOIN pg_class c ON c.oid = polrelid \
+     UNION ALL SELECT coalesce(relname, typname)::text, pg_get_constraintdef(k.oid), NULL, false FROM pg_constraint k \
+       LEFT JOIN pg_class c ON c.oid = conrelid LEFT JOIN pg_type t ON t.oid = contypid WHERE k.oid >= 16384 AND contype = 'c' \
+     UNION ALL SELECT relname::text, pg_get_indexdef(indexrelid), NULL, false FROM pg_index JOIN pg_class c ON c.oid = indrelid \
+       WHERE indexrelid >= 16384 AND (indexprs IS NOT NULL OR indpred IS NOT NULL) \
+     UNION ALL SELECT p.relname::text, c.relname::text, NULL, false FROM pg_inherits \
+       JOIN pg_class p ON p.oid = inhparent JOIN pg_class c ON c.oid = inhrelid \
+     UNION ALL SELECT p.relname::text, c.relname::text, NULL, false FROM pg_constraint \
+       JOIN pg_class p ON p.oid = confrelid JOIN pg_class c ON c.oid = conrelid WHERE contype = 'f' \
+     UNION ALL SELECT NULL, oprcode::text, NULL, false FROM pg_operator WHERE oid >= 16384 \
+     UNION ALL SELECT NULL, castfunc::regproc::text, NULL, false FROM pg_cast WHERE oid >= 16384 AND castfunc <> 0 \
+     UNION ALL SELECT NULL, evtfoid::regproc::text, NULL, false FROM pg_event_trigger WHERE evtenabled <> 'D'";
+
+/// A certificate, and what it was made from.
+#[derive(Debug)]
+pub(super) struct Certified {
+    certificate: Arc<Certificate>,
+    /// The pool's count of schema changes before the catalogue was read.
+    schema: u64,
+    fingerprint: Option<String>,
+    at: Instant,
+}
+
+impl Certified {
+    /// Nothing has been examined yet.
+    pub(super) fn unknown() -> Self {
+        Self { certificate: Arc::new(Certificate::unknown()), schema: 0, fingerprint: None, at: Instant::now() }
+    }
+}
+
+impl Pool {
+    /// Whether something in the database may leave hidden state in a backend's session.
+    #[inline]
+    pub(crate) fn may_hide(&self) -> bool {
+        let certified = self.certified.load();
+        !certified.certificate.is_clean() || certified.schema != self.catalogue.load(Ordering::Acquire)
+    }
+
+    /// Whether a text may use something that does.
+    #[inline]
+    pub(crate) fn suspects(&self, text: &[u8]) -> bool {
+        let certified = self.certified.load();
+        (!certified.certificate.is_clean() || certified.schema != self.catalogue.load(Ordering::Acquire))
+            && self.settings.load().hidden_state != HiddenState::Off
+            // After a change nobody knows before it is examined.
+            && (certified.schema != self.catalogue.load(Ordering::Acquire) || certified.certificate.suspects(text))
+    }
+
+    /// Whether what is known of the catalogue may not hold any more.
+    pub(crate) fn is_stale(&self) -> bool {
+        let certified = self.certified.load();
+        certified.fingerprint.is_none() || certified.schema != self.catalogue.load(Ordering::Acquire)
+    }
+
+    /// Custom parameters that something in the database may set.
+    pub(crate) fn hidden_names(&self) -> Vec<String> {
+        self.certified.load().certificate.names().to_vec()
+    }
+
+    /// Whether something may be kept where no reset reaches.
+    pub(crate) fn has_globals(&self) -> bool {
+        self.certified.load().certificate.has_globals()
+    }
+
+    /// Examines the catalogue anew if that is due and a backend is idle.
+    pub(super) fn keep_certified(self: &Arc<Self>) {
+        let certified = self.certified.load();
+        let changed = certified.schema != self.catalogue.load(Ordering::Acquire);
+        if self.settings.load().hidden_state == HiddenState::Off
+            || (certified.at.elapsed() < EVERY && !changed)
+            || self.clients.load(Ordering::Acquire) == 0
+        {
+            return;
+        }
+        let Some(mut lease) = self.borrow_now(ERRAND) else { return };
+        let pool = self.clone();
+        tokio::spawn(async move {
+            pool.certify(&mut lease).await;
+            lease.release();
+        });
+    }
+
+    /// Examines the catalogue. A backend that cannot tell leaves everything suspect.
+    pub(crate) async fn certify(&self, backend: &mut Backend) {
+        let schema = self.catalogue.load(Ordering::Acquire);
+        let known = self.certified.load();
+        let certified = match examine(backend, known.fingerprint.as_deref()).await {
+            Ok(None) => Certified {
+                certificate: known.certificate.clone(),
+                schema,
+                fingerprint: known.fingerprint.clone(),
+                at: Instant::now(),
+            },
+            Ok(Some((fingerprint, objects))) => {
+                let certificate = Arc::new(Certificate::new(&objects));
+                if !certificate.is_clean() && (known.fingerprint.is_none() || known.certificate.is_clean()) {
+                    tracing::info!(pool = %self.key, "functions of this database may change session state: backends are cleaned between clients");
+                }
+                if certificate.asks_sequences() {
+                    self.sequences.store(true, Ordering::Release);
+                }
+                Certified { certificate, schema, fingerprint: Some(fingerprint), at: Instant::now() }
+            }
+            Err(error) => {
+                tracing::warn!(pool = %self.key, "cannot examine the catalogue: {error}");
+                Certified::unknown()
+            }
+        };
+        self.certified.store(Arc::new(certified));
+    }
+}
+
+/// The objects and their fingerprint; `None`: it is still `known`.
+async fn examine(backend: &mut Backend, known: Option<&str>) -> Result<Option<(String, Vec<Object>)>, AskError> {
+    let answer = backend.ask_safely(FINGERPRINT, &[]).await?;
+    let fingerprint = answer.rows.into_iter().flatten().flatten().next().unwrap_or_default();
+    if known.is_some_and(|known| known == fingerprint) {
+        return Ok(None);
+    }
+    let rows = backend.ask_safely(OBJECTS, &[TRUSTED]).await?.rows;
+    Ok(Some((fingerprint, rows.into_iter().filter_map(object).collect())))
+}
+
+fn object(row: Row) -> Option<Object> {
+    let [name, text, language, trusted] = <[Option<String>; 4]>::try_from(row).ok()?;
+    Some(Object { name, text: text.unwrap_or_default(), language, trusted: trusted.as_deref() == Some("t") })
+}

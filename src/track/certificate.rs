@@ -1,0 +1,230 @@
+//! The catalogue certificate: whether anything that lives in a database (functions, views, triggers, defaults, policies
+//! …) can change a session's state. If nothing can, a backend needs no cleaning between two clients; otherwise the names
+//! whose mention may do so are known, closed over who uses whom.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use aho_corasick::{AhoCorasick, AhoCorasickBuilder};
+
+use super::effects::{Effects, PinReason};
+use super::names;
+
+/// Something of the catalogue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Object {
+    /// The name that a statement mentions when it uses it (a table for its triggers); `None`: it may act anywhere.
+    pub name: Option<String>,
+    /// Its source, or the names that it uses.
+    pub text: String,
+    /// Its language, if it is a function.
+    pub language: Option<String>,
+    /// A function of an extension that is known to keep nothing in the session.
+    pub trusted: bool,
+}
+
+/// What the catalogue says.
+#[derive(Debug, Default)]
+pub struct Certificate {
+    /// Nothing is known, or something may act anywhere.
+    everywhere: bool,
+    /// Names that may hide something.
+    hiding: Option<AhoCorasick>,
+    /// Custom parameters named in the sources.
+    names: Vec<String>,
+    /// Somebody asks for `currval` or `lastval`.
+    sequences: bool,
+    /// A function's language has variables that outlive it, or is not known.
+    globals: bool,
+}
+
+/// More names than this are not searched for: anything counts.
+const MOST_NAMES: usize = 2_000;
+
+impl Certificate {
+    /// Of a catalogue that could not be examined.
+    pub fn unknown() -> Self {
+        Self { everywhere: true, globals: true, ..Self::default() }
+    }
+
+    /// From all objects that are not PostgreSQL's own.
+    pub fn new(objects: &[Object]) -> Self {
+        let mut certificate = Self::default();
+        let mut names = BTreeSet::new();
+        let mut hiding = BTreeSet::new();
+        let hides: Vec<bool> = objects.iter().map(|object| certificate.judge(object, &mut names)).collect();
+        for (object, _) in objects.iter().zip(&hides).filter(|(_, hides)| **hides) {
+            certificate.note(object, &mut hiding);
+        }
+        certificate.close(objects, &hides, &mut hiding);
+        certificate.names = names.into_iter().collect();
+        certificate.everywhere |= hiding.len() > MOST_NAMES;
+        if !hiding.is_empty() && !certificate.everywhere {
+            certificate.hiding = AhoCorasickBuilder::new().ascii_case_insensitive(true).build(&hiding).ok();
+            certificate.everywhere |= certificate.hiding.is_none();
+        }
+        certificate
+    }
+
+    /// Whether nothing in this database can hide anything.
+    #[inline]
+    pub fn is_clean(&self) -> bool {
+        !self.everywhere && self.hiding.is_none()
+    }
+
+    /// Whether a text may use something that hides.
+    pub fn suspects(&self, text: &[u8]) -> bool {
+        self.everywhere || self.hiding.as_ref().is_some_and(|hiding| hiding.is_match(text))
+    }
+
+    /// Custom parameters that something in the database may set.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// Whether something in the database asks for `currval` or `lastval`.
+    pub fn asks_sequences(&self) -> bool {
+        self.sequences
+    }
+
+    /// Whether a function may keep something where no reset reaches.
+    pub fn has_globals(&self) -> bool {
+        self.globals
+    }
+
+    /// Whether an object can hide something by itself.
+    fn judge(&mut self, object: &Object, names: &mut BTreeSet<String>) -> bool {
+        match object.language.as_deref() {
+            Some("c" | "internal") => return !object.trusted,
+            Some("sql" | "plpgsql") | None => {}
+            Some(_) => {
+                self.globals = true;
+                return true;
+            }
+        }
+        let effects = Effects::of_body(object.text.as_bytes());
+        self.sequences |= effects.any(PinReason::Sequence.effect());
+        let hides = effects.any(Effects::HIDES);
+        if hides {
+            names.extend(names::dotted(object.text.as_bytes()));
+        }
+        hides
+    }
+
+    fn note(&mut self, object: &Object, hiding: &mut BTreeSet<String>) {
+        match &object.name {
+            Some(name) => drop(hiding.insert(name.to_ascii_lowercase())),
+            None => self.everywhere = true,
+        }
+    }
+
+    /// Who uses what hides hides it as well.
+    fn close(&mut self, objects: &[Object], hides: &[bool], hiding: &mut BTreeSet<String>) {
+        let mut open: BTreeMap<usize, BTreeSet<String>> = BTreeMap::new();
+        if !hiding.is_empty() {
+            let rest = objects.iter().enumerate().zip(hides).filter(|(_, hides)| !**hides);
+            open.extend(rest.map(|((at, object), _)| (at, words(&object.text))));
+        }
+        loop {
+            let found: Vec<usize> =
+                open.iter().filter(|(_, words)| !words.is_disjoint(hiding)).map(|(at, _)| *at).collect();
+            if found.is_empty() {
+                return;
+            }
+            for at in found {
+                open.remove(&at);
+                if let Some(object) = objects.get(at) {
+                    self.note(object, hiding);
+                }
+            }
+        }
+    }
+}
+
+fn words(text: &str) -> BTreeSet<String> {
+    text.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$'))
+        .filter(|word| !word.is_empty())
+        .map(str::to_ascii_lowercase)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn function(name: &str, text: &str) -> Object {
+        Object { name: Some(name.into()), text: text.into(), language: Some("plpgsql".into()), trusted: false }
+    }
+
+    fn uses(name: &str, text: &str) -> Object {
+        Object { name: Some(name.into()), text: text.into(), language: None, trusted: false }
+    }
+
+    #[test]
+    fn harmless_functions() {
+        let objects = [
+            function("f", "declare r record; begin for r in select 1 loop update t set x = 1; end loop; return 1; end"),
+            function("g", "begin if x then insert into t values (1) on conflict do update set a = 1; end if; end"),
+            function("h", "begin perform set_config('app.x', 'y', true); set local work_mem = '1MB'; end"),
+            function("i", "begin perform pg_advisory_xact_lock(1); perform nextval('s'); end"),
+            uses("v", "select g() from t"),
+            Object { language: Some("c".into()), trusted: true, ..function("digest", "pg_digest") },
+        ];
+        let certificate = Certificate::new(&objects);
+        assert!(certificate.is_clean(), "{certificate:?}");
+        assert!(!certificate.suspects(b"select f(), g()") && !certificate.asks_sequences());
+    }
+
+    #[test]
+    fn what_hides_and_who_uses_it() {
+        for text in [
+            "begin perform set_config('App.Tenant', $1, false); end",
+            "begin set search_path = x; end",
+            "begin if true then set work_mem = 1; end if; end",
+            "begin execute 'set x = 1'; end",
+            "begin create temp table x (a int); end",
+            "begin perform pg_advisory_lock(1); end",
+            "begin listen c; end",
+            "begin reset all; end",
+            "begin perform setseed(0.1); end",
+            "begin perform dblink_connect('x'); end",
+            "begin perform query_to_xml('select 1', true, true, ''); end",
+        ] {
+            let objects = [
+                function("enter", text),
+                function("outer_one", "begin perform enter('x'); end"),
+                uses("seen", "select outer_one()"),
+                uses("orders", "public.enter"),
+                uses("archive", "orders"),
+                function("other", "begin return 1; end"),
+            ];
+            let certificate = Certificate::new(&objects);
+            assert!(!certificate.is_clean(), "{text}");
+            for sql in [
+                "select Enter(1)",
+                "select outer_one()",
+                "select * from seen",
+                "insert into orders",
+                "delete from archive",
+            ] {
+                assert!(certificate.suspects(sql.as_bytes()), "{text}: {sql}");
+            }
+            assert!(!certificate.suspects(b"select other()"), "{text}");
+        }
+        let tenant = Certificate::new(&[function("enter", "begin perform set_config('App.Tenant', $1, false); end")]);
+        assert_eq!(tenant.names(), ["app.tenant"]);
+    }
+
+    #[test]
+    fn what_cannot_be_told() {
+        let python = Object { language: Some("plpython3u".into()), ..function("p", "pass") };
+        let certificate = Certificate::new(&[python]);
+        assert!(!certificate.is_clean() && certificate.has_globals());
+        let c = Object { language: Some("c".into()), ..function("c", "x") };
+        assert!(!Certificate::new(&[c]).is_clean());
+        let operator = Object { name: None, ..uses("", "enter") };
+        let everywhere = Certificate::new(&[function("enter", "begin set x = 1; end"), operator]);
+        assert!(everywhere.suspects(b"select 1"));
+        assert!(Certificate::unknown().suspects(b"select 1"));
+        assert!(Certificate::new(&[function("f", "begin return lastval(); end")]).asks_sequences());
+    }
+}
