@@ -95,267 +95,255 @@ fn mask(answer: &Answer) -> Answer {
     answer
 }
 
+const PARAMETERS: &[(&str, &str)] = &[
+    ("set", "set timezone = 'Asia/Tokyo'\nSHOW\nset timezone = 'UTC'\nSHOW"),
+    (
+        "set several in one text",
+        "set timezone = 'Asia/Tokyo'; set work_mem = '7MB'; set search_path = mine\nSHOW\nSHOW",
+    ),
+    ("set differs by client", "set work_mem = '{n}1MB'\nSHOW\nSHOW\nset work_mem = '{n}2MB'\nSHOW\nSHOW"),
+    ("set to default", "set work_mem = '7MB'\nSHOW\nset work_mem to default\nSHOW"),
+    ("reset", "set work_mem = '7MB'; set timezone = 'Asia/Tokyo'\nSHOW\nreset work_mem\nSHOW\nreset timezone\nSHOW"),
+    ("reset all", "set work_mem = '7MB'; set timezone = 'Asia/Tokyo'\nSHOW\nreset all\nSHOW"),
+    ("discard all", "set work_mem = '7MB'; set timezone = 'Asia/Tokyo'\nSHOW\ndiscard all\nSHOW"),
+    (
+        "set time zone",
+        "set time zone 'Europe/Paris'\nSHOW\nset time zone interval '-08:00' hour to minute\nSHOW\nset time zone local\nSHOW",
+    ),
+    ("set names", "set names 'LATIN1'\nshow client_encoding\nselect 'ä'\nset names 'UTF8'\nshow client_encoding"),
+    ("set schema", "set schema 'mine'\nselect who from t\nselect who from t"),
+    ("search_path list", "set search_path = mine, public, \"weird name\"\nshow search_path\nshow search_path"),
+    (
+        "datestyle is merged",
+        "set datestyle = 'German'\nshow datestyle\nset datestyle = 'MDY'\nshow datestyle\nselect date '2024-02-01'",
+    ),
+    (
+        "session characteristics",
+        "set session characteristics as transaction isolation level serializable\nshow default_transaction_isolation\nbegin\nshow transaction_isolation\ncommit",
+    ),
+    (
+        "read only session",
+        "set session characteristics as transaction read only\ncreate table x{n} (a int)\nset default_transaction_read_only = off\nselect 1",
+    ),
+    (
+        "statement_timeout",
+        "set statement_timeout = 100\nselect pg_sleep(5)\nshow statement_timeout\nset statement_timeout = 0\nselect 1",
+    ),
+    (
+        "tiny statement_timeout",
+        "set statement_timeout = '20ms'\nshow statement_timeout\nshow statement_timeout\nset statement_timeout = 0",
+    ),
+    (
+        "custom",
+        "set app.tenant = 'tenant {n}'\nselect current_setting('app.tenant')\nselect current_setting('app.tenant')",
+    ),
+    (
+        "custom with quotes",
+        "set app.tenant = 'it''s \"{n}\" \\ %'\nselect current_setting('app.tenant')\nselect current_setting('app.tenant')",
+    ),
+    (
+        "custom in kilobytes",
+        "select set_config('app.big', repeat('x{n}', 5000), false) is null\nselect length(current_setting('app.big')), left(current_setting('app.big'), 9)\nselect length(current_setting('app.big'))",
+    ),
+    ("custom unset is null", "select current_setting('app.never{n}', true)"),
+    (
+        "set_config",
+        "select set_config('app.a', '{n}', false), set_config('work_mem', '{n}3MB', false)\nselect current_setting('app.a')\nSHOW",
+    ),
+    (
+        "set_config local",
+        "select set_config('app.a', '{n}', true)\nselect coalesce(nullif(current_setting('app.a', true), ''), 'none')\nbegin\nselect set_config('work_mem', '9MB', true)\nSHOW\ncommit\nSHOW",
+    ),
+    (
+        "set_config by pattern",
+        "select set_config(name, '{n}4MB', false) from unnest(array['work_mem', 'maintenance_work_mem']) name\nSHOW\nshow maintenance_work_mem",
+    ),
+    ("rolled back", "begin\nset work_mem = '7MB'\nSHOW\nrollback\nSHOW"),
+    ("committed", "begin\nset work_mem = '7MB'\nSHOW\ncommit\nSHOW\nSHOW"),
+    ("set local", "begin\nset local work_mem = '7MB'\nSHOW\ncommit\nSHOW"),
+    ("set local over set", "begin\nset work_mem = '7MB'\nset local work_mem = '8MB'\nSHOW\ncommit\nSHOW"),
+    ("set over set local", "begin\nset local work_mem = '8MB'\nset work_mem = '7MB'\nSHOW\ncommit\nSHOW"),
+    (
+        "savepoint rolled back",
+        "begin\nset work_mem = '6MB'\nsavepoint s\nset work_mem = '7MB'\nrollback to s\nSHOW\ncommit\nSHOW",
+    ),
+    ("savepoint released", "begin\nsavepoint s\nset work_mem = '7MB'\nrelease s\nSHOW\ncommit\nSHOW"),
+    ("failed transaction", "begin\nset work_mem = '7MB'\nselect 1/0\nset work_mem = '8MB'\ncommit\nSHOW"),
+    ("failed set", "set work_mem = 'lots'\nSHOW\nset no_such_thing = 1\nSHOW\nset max_connections = 7"),
+    ("fails behind a set", "set work_mem = '7MB'; select 1/0\nSHOW"),
+    ("fails before a set", "select 1/0; set work_mem = '7MB'\nSHOW"),
+    ("multi-statement transaction", "begin; set work_mem = '7MB'; commit; select 1\nSHOW"),
+    ("multi-statement rollback", "begin; set work_mem = '7MB'; rollback; set timezone = 'Asia/Tokyo'\nSHOW"),
+    ("extended set", "P: set work_mem = '7MB'\nSHOW\nP: reset work_mem\nP: SHOW"),
+    ("pipelined sets", "set work_mem = '7MB'\n| set timezone = 'Asia/Tokyo'\n| SHOW\nSHOW"),
+    ("pipelined transaction", "begin\n| set work_mem = '7MB'\n| SHOW\n| rollback\n| SHOW\nSHOW"),
+    ("pipelined reset", "set work_mem = '7MB'\n| reset all\n| set timezone = 'Asia/Tokyo'\n| SHOW\nSHOW"),
+    (
+        "in a DO block",
+        "do $$begin perform set_config('work_mem', '7MB', false); set timezone = 'Asia/Tokyo'; end$$\nSHOW\nSHOW",
+    ),
+    (
+        "custom in a DO block",
+        "do $$begin perform set_config('app.done', '{n}', false); end$$\nselect current_setting('app.done')\nselect current_setting('app.done')",
+    ),
+    ("DO rolled back", "begin\ndo $$begin perform set_config('work_mem', '7MB', false); end$$\nSHOW\nrollback\nSHOW"),
+    ("comments and case", "/* a */ SeT /* b */ WORK_MEM -- c\nSHOW"),
+    ("reset in a transaction", "set work_mem = '7MB'\nbegin\nreset work_mem\nSHOW\nrollback\nSHOW"),
+    ("discard all in a transaction", "begin\ndiscard all\nrollback\nSHOW"),
+    (
+        "asyncpg's reset",
+        "set work_mem = '7MB'\nSELECT pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; RESET ALL;\nSHOW",
+    ),
+    (
+        "Npgsql's reset",
+        "set work_mem = '7MB'\nCLOSE ALL;UNLISTEN *;SELECT pg_advisory_unlock_all();RESET ALL;DISCARD SEQUENCES;DISCARD TEMP\nSHOW",
+    ),
+    (
+        "plans see the path",
+        "set search_path = mine\nP: select who from t\nset search_path = public\nP: select who from t\nP: select who from t",
+    ),
+    (
+        "constants see the zone",
+        "set timezone = 'Asia/Tokyo'\nP: select extract(epoch from timestamptz '2024-01-01')\nset timezone = 'UTC'\nP: select extract(epoch from timestamptz '2024-01-01')",
+    ),
+];
+
 #[test]
 fn parameters() -> Result {
     let show = "select current_setting('search_path'), current_setting('timezone'), current_setting('work_mem')";
-    let cases = [
-        ("set", "set timezone = 'Asia/Tokyo'\nSHOW\nset timezone = 'UTC'\nSHOW"),
-        (
-            "set several in one text",
-            "set timezone = 'Asia/Tokyo'; set work_mem = '7MB'; set search_path = mine\nSHOW\nSHOW",
-        ),
-        ("set differs by client", "set work_mem = '{n}1MB'\nSHOW\nSHOW\nset work_mem = '{n}2MB'\nSHOW\nSHOW"),
-        ("set to default", "set work_mem = '7MB'\nSHOW\nset work_mem to default\nSHOW"),
-        (
-            "reset",
-            "set work_mem = '7MB'; set timezone = 'Asia/Tokyo'\nSHOW\nreset work_mem\nSHOW\nreset timezone\nSHOW",
-        ),
-        ("reset all", "set work_mem = '7MB'; set timezone = 'Asia/Tokyo'\nSHOW\nreset all\nSHOW"),
-        ("discard all", "set work_mem = '7MB'; set timezone = 'Asia/Tokyo'\nSHOW\ndiscard all\nSHOW"),
-        (
-            "set time zone",
-            "set time zone 'Europe/Paris'\nSHOW\nset time zone interval '-08:00' hour to minute\nSHOW\nset time zone local\nSHOW",
-        ),
-        ("set names", "set names 'LATIN1'\nshow client_encoding\nselect 'ä'\nset names 'UTF8'\nshow client_encoding"),
-        ("set schema", "set schema 'mine'\nselect who from t\nselect who from t"),
-        ("search_path list", "set search_path = mine, public, \"weird name\"\nshow search_path\nshow search_path"),
-        (
-            "datestyle is merged",
-            "set datestyle = 'German'\nshow datestyle\nset datestyle = 'MDY'\nshow datestyle\nselect date '2024-02-01'",
-        ),
-        (
-            "session characteristics",
-            "set session characteristics as transaction isolation level serializable\nshow default_transaction_isolation\nbegin\nshow transaction_isolation\ncommit",
-        ),
-        (
-            "read only session",
-            "set session characteristics as transaction read only\ncreate table x{n} (a int)\nset default_transaction_read_only = off\nselect 1",
-        ),
-        (
-            "statement_timeout",
-            "set statement_timeout = 100\nselect pg_sleep(5)\nshow statement_timeout\nset statement_timeout = 0\nselect 1",
-        ),
-        (
-            "tiny statement_timeout",
-            "set statement_timeout = '20ms'\nshow statement_timeout\nshow statement_timeout\nset statement_timeout = 0",
-        ),
-        (
-            "custom",
-            "set app.tenant = 'tenant {n}'\nselect current_setting('app.tenant')\nselect current_setting('app.tenant')",
-        ),
-        (
-            "custom with quotes",
-            "set app.tenant = 'it''s \"{n}\" \\ %'\nselect current_setting('app.tenant')\nselect current_setting('app.tenant')",
-        ),
-        (
-            "custom in kilobytes",
-            "select set_config('app.big', repeat('x{n}', 5000), false) is null\nselect length(current_setting('app.big')), left(current_setting('app.big'), 9)\nselect length(current_setting('app.big'))",
-        ),
-        ("custom unset is null", "select current_setting('app.never{n}', true)"),
-        (
-            "set_config",
-            "select set_config('app.a', '{n}', false), set_config('work_mem', '{n}3MB', false)\nselect current_setting('app.a')\nSHOW",
-        ),
-        (
-            "set_config local",
-            "select set_config('app.a', '{n}', true)\nselect coalesce(nullif(current_setting('app.a', true), ''), 'none')\nbegin\nselect set_config('work_mem', '9MB', true)\nSHOW\ncommit\nSHOW",
-        ),
-        (
-            "set_config by pattern",
-            "select set_config(name, '{n}4MB', false) from unnest(array['work_mem', 'maintenance_work_mem']) name\nSHOW\nshow maintenance_work_mem",
-        ),
-        ("rolled back", "begin\nset work_mem = '7MB'\nSHOW\nrollback\nSHOW"),
-        ("committed", "begin\nset work_mem = '7MB'\nSHOW\ncommit\nSHOW\nSHOW"),
-        ("set local", "begin\nset local work_mem = '7MB'\nSHOW\ncommit\nSHOW"),
-        ("set local over set", "begin\nset work_mem = '7MB'\nset local work_mem = '8MB'\nSHOW\ncommit\nSHOW"),
-        ("set over set local", "begin\nset local work_mem = '8MB'\nset work_mem = '7MB'\nSHOW\ncommit\nSHOW"),
-        (
-            "savepoint rolled back",
-            "begin\nset work_mem = '6MB'\nsavepoint s\nset work_mem = '7MB'\nrollback to s\nSHOW\ncommit\nSHOW",
-        ),
-        ("savepoint released", "begin\nsavepoint s\nset work_mem = '7MB'\nrelease s\nSHOW\ncommit\nSHOW"),
-        ("failed transaction", "begin\nset work_mem = '7MB'\nselect 1/0\nset work_mem = '8MB'\ncommit\nSHOW"),
-        ("failed set", "set work_mem = 'lots'\nSHOW\nset no_such_thing = 1\nSHOW\nset max_connections = 7"),
-        ("fails behind a set", "set work_mem = '7MB'; select 1/0\nSHOW"),
-        ("fails before a set", "select 1/0; set work_mem = '7MB'\nSHOW"),
-        ("multi-statement transaction", "begin; set work_mem = '7MB'; commit; select 1\nSHOW"),
-        ("multi-statement rollback", "begin; set work_mem = '7MB'; rollback; set timezone = 'Asia/Tokyo'\nSHOW"),
-        ("extended set", "P: set work_mem = '7MB'\nSHOW\nP: reset work_mem\nP: SHOW"),
-        ("pipelined sets", "set work_mem = '7MB'\n| set timezone = 'Asia/Tokyo'\n| SHOW\nSHOW"),
-        ("pipelined transaction", "begin\n| set work_mem = '7MB'\n| SHOW\n| rollback\n| SHOW\nSHOW"),
-        ("pipelined reset", "set work_mem = '7MB'\n| reset all\n| set timezone = 'Asia/Tokyo'\n| SHOW\nSHOW"),
-        (
-            "in a DO block",
-            "do $$begin perform set_config('work_mem', '7MB', false); set timezone = 'Asia/Tokyo'; end$$\nSHOW\nSHOW",
-        ),
-        (
-            "custom in a DO block",
-            "do $$begin perform set_config('app.done', '{n}', false); end$$\nselect current_setting('app.done')\nselect current_setting('app.done')",
-        ),
-        (
-            "DO rolled back",
-            "begin\ndo $$begin perform set_config('work_mem', '7MB', false); end$$\nSHOW\nrollback\nSHOW",
-        ),
-        ("comments and case", "/* a */ SeT /* b */ WORK_MEM -- c\nSHOW"),
-        ("reset in a transaction", "set work_mem = '7MB'\nbegin\nreset work_mem\nSHOW\nrollback\nSHOW"),
-        ("discard all in a transaction", "begin\ndiscard all\nrollback\nSHOW"),
-        (
-            "asyncpg's reset",
-            "set work_mem = '7MB'\nSELECT pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; RESET ALL;\nSHOW",
-        ),
-        (
-            "Npgsql's reset",
-            "set work_mem = '7MB'\nCLOSE ALL;UNLISTEN *;SELECT pg_advisory_unlock_all();RESET ALL;DISCARD SEQUENCES;DISCARD TEMP\nSHOW",
-        ),
-        (
-            "plans see the path",
-            "set search_path = mine\nP: select who from t\nset search_path = public\nP: select who from t\nP: select who from t",
-        ),
-        (
-            "constants see the zone",
-            "set timezone = 'Asia/Tokyo'\nP: select extract(epoch from timestamptz '2024-01-01')\nset timezone = 'UTC'\nP: select extract(epoch from timestamptz '2024-01-01')",
-        ),
-    ];
-    let cases: Vec<Case> = cases.iter().map(|(name, text)| case(name, &text.replace("SHOW", show))).collect();
+    let cases: Vec<Case> = PARAMETERS.iter().map(|(name, text)| case(name, &text.replace("SHOW", show))).collect();
     run(&cases)
 }
+
+const IN_A_BACKEND: &[(&str, &str)] = &[
+    (
+        "temporary table",
+        "create temp table x (a int)\ninsert into x values ({n})\nselect * from x\nTEMP\ndrop table x\nTEMP\nselect 1",
+    ),
+    ("temporary table rolled back", "begin\ncreate temp table x (a int)\nrollback\nTEMP\nselect * from x"),
+    (
+        "temporary table on commit drop",
+        "begin\ncreate temp table x (a int) on commit drop\ninsert into x values (1)\ncommit\nTEMP",
+    ),
+    ("temporary view", "create temp view x as select {n} as a\nselect a from x\nselect a from x\ndrop view x\nTEMP"),
+    ("temporary sequence", "create temp sequence x\nselect nextval('x')\nselect nextval('x')\ndrop sequence x"),
+    ("select into temp", "select {n} as a into temp x\nselect a from x\ndiscard temp\nTEMP"),
+    (
+        "temporary function",
+        "create function pg_temp.f() returns int language sql as 'select {n}'\nselect pg_temp.f()\nselect pg_temp.f()\ndrop function pg_temp.f()\nselect pg_temp.f()",
+    ),
+    (
+        "temporary type",
+        "create type pg_temp.k as enum ('a')\nselect 'a'::pg_temp.k\nselect 'a'::pg_temp.k\ndrop type pg_temp.k",
+    ),
+    (
+        "create table as temp",
+        "create temp table x as select {n} as a\nselect a from x\nselect a from x\ndiscard all\nTEMP",
+    ),
+    (
+        "temp in a DO block",
+        "do $$begin create temp table x (a int); end$$\ninsert into x values ({n})\nselect a from x\ndrop table x\nTEMP",
+    ),
+    ("advisory lock", "select pg_advisory_lock({n})\nLOCKS\nselect pg_advisory_unlock({n})\nLOCKS\nselect 1"),
+    (
+        "advisory lock twice",
+        "select pg_advisory_lock({n})\nselect pg_advisory_lock({n})\nselect pg_advisory_unlock({n})\nLOCKS\nselect pg_advisory_unlock({n})\nLOCKS",
+    ),
+    (
+        "advisory unlock all",
+        "select pg_advisory_lock({n}), pg_advisory_lock_shared(1)\nLOCKS\nselect pg_advisory_unlock_all()\nLOCKS",
+    ),
+    ("advisory xact lock", "begin\nselect pg_advisory_xact_lock({n})\nLOCKS\ncommit\nLOCKS"),
+    (
+        "advisory lock survives rollback",
+        "begin\nselect pg_advisory_lock({n})\nrollback\nLOCKS\nselect pg_advisory_unlock({n})",
+    ),
+    (
+        "advisory lock not obtained",
+        "select pg_try_advisory_lock({n})\nselect pg_advisory_unlock({n})\nselect pg_advisory_unlock({n})",
+    ),
+    (
+        "cursor with hold",
+        "begin\ndeclare c cursor with hold for select generate_series(1, 5)\nfetch 2 from c\ncommit\nfetch 2 from c\nCURSORS\nclose c\nCURSORS",
+    ),
+    ("cursor with hold rolled back", "begin\ndeclare c cursor with hold for select 1\nrollback\nCURSORS\nfetch c"),
+    (
+        "cursor without hold",
+        "begin\ndeclare c cursor for select generate_series(1, 5)\nfetch 2 from c\ncommit\nfetch 2 from c",
+    ),
+    ("close all", "begin\ndeclare c cursor with hold for select 1\ncommit\nclose all\nCURSORS"),
+    (
+        "listen and unlisten",
+        "listen news{n}\nselect * from pg_listening_channels()\nnotify news{n}, 'hello'\nselect 1\nunlisten news{n}\nselect * from pg_listening_channels()",
+    ),
+    ("listen rolled back", "begin\nlisten news{n}\nrollback\nselect * from pg_listening_channels()\nnotify news{n}"),
+    (
+        "unlisten all",
+        "listen a{n}\nlisten b{n}\nselect * from pg_listening_channels() order by 1\nunlisten *\nselect * from pg_listening_channels()",
+    ),
+    ("sql prepare", "prepare p (int) as select $1 + {n}\nexecute p(1)\nexecute p(2)\ndeallocate p\nexecute p(1)"),
+    ("sql prepare twice", "prepare p as select {n}\nprepare p as select 2\nexecute p\ndeallocate all\nexecute p"),
+    ("sql prepare survives rollback", "begin\nprepare p as select {n}\nrollback\nexecute p\ndeallocate p"),
+    (
+        "set role",
+        "set role pg_read_all_data\nselect current_user, session_user\nselect current_user\nreset role\nselect current_user",
+    ),
+    ("set role none", "set role pg_read_all_data\nselect current_user\nset role none\nselect current_user"),
+    ("set role rolled back", "begin\nset role pg_read_all_data\nselect current_user\nrollback\nselect current_user"),
+    ("set local role", "begin\nset local role pg_read_all_data\nselect current_user\ncommit\nselect current_user"),
+    ("set role that is not ours", "set role postgres\nselect current_user"),
+    (
+        "session authorization",
+        "set session authorization app\nselect current_user, session_user\nreset session authorization\nselect current_user",
+    ),
+    ("setseed", "select setseed(0.{n})\nselect random() < 2\nselect 1"),
+    (
+        "sequence in one transaction",
+        "begin\nselect nextval('numbers') > 0\nselect currval('numbers') > 0, lastval() > 0\ncommit",
+    ),
+    ("currval before nextval", "create temp sequence x\nselect currval('x')\ndiscard all"),
+];
 
 #[test]
 fn what_lives_in_a_backend() -> Result {
     let temp = "select count(*) from pg_class where relname = 'x' and relnamespace = pg_my_temp_schema()";
     let locks = "select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()";
     let cursors = "select name from pg_cursors order by 1";
-    let cases = [
-        (
-            "temporary table",
-            "create temp table x (a int)\ninsert into x values ({n})\nselect * from x\nTEMP\ndrop table x\nTEMP\nselect 1",
-        ),
-        ("temporary table rolled back", "begin\ncreate temp table x (a int)\nrollback\nTEMP\nselect * from x"),
-        (
-            "temporary table on commit drop",
-            "begin\ncreate temp table x (a int) on commit drop\ninsert into x values (1)\ncommit\nTEMP",
-        ),
-        (
-            "temporary view",
-            "create temp view x as select {n} as a\nselect a from x\nselect a from x\ndrop view x\nTEMP",
-        ),
-        ("temporary sequence", "create temp sequence x\nselect nextval('x')\nselect nextval('x')\ndrop sequence x"),
-        ("select into temp", "select {n} as a into temp x\nselect a from x\ndiscard temp\nTEMP"),
-        (
-            "temporary function",
-            "create function pg_temp.f() returns int language sql as 'select {n}'\nselect pg_temp.f()\nselect pg_temp.f()\ndrop function pg_temp.f()\nselect pg_temp.f()",
-        ),
-        (
-            "temporary type",
-            "create type pg_temp.k as enum ('a')\nselect 'a'::pg_temp.k\nselect 'a'::pg_temp.k\ndrop type pg_temp.k",
-        ),
-        (
-            "create table as temp",
-            "create temp table x as select {n} as a\nselect a from x\nselect a from x\ndiscard all\nTEMP",
-        ),
-        (
-            "temp in a DO block",
-            "do $$begin create temp table x (a int); end$$\ninsert into x values ({n})\nselect a from x\ndrop table x\nTEMP",
-        ),
-        ("advisory lock", "select pg_advisory_lock({n})\nLOCKS\nselect pg_advisory_unlock({n})\nLOCKS\nselect 1"),
-        (
-            "advisory lock twice",
-            "select pg_advisory_lock({n})\nselect pg_advisory_lock({n})\nselect pg_advisory_unlock({n})\nLOCKS\nselect pg_advisory_unlock({n})\nLOCKS",
-        ),
-        (
-            "advisory unlock all",
-            "select pg_advisory_lock({n}), pg_advisory_lock_shared(1)\nLOCKS\nselect pg_advisory_unlock_all()\nLOCKS",
-        ),
-        ("advisory xact lock", "begin\nselect pg_advisory_xact_lock({n})\nLOCKS\ncommit\nLOCKS"),
-        (
-            "advisory lock survives rollback",
-            "begin\nselect pg_advisory_lock({n})\nrollback\nLOCKS\nselect pg_advisory_unlock({n})",
-        ),
-        (
-            "advisory lock not obtained",
-            "select pg_try_advisory_lock({n})\nselect pg_advisory_unlock({n})\nselect pg_advisory_unlock({n})",
-        ),
-        (
-            "cursor with hold",
-            "begin\ndeclare c cursor with hold for select generate_series(1, 5)\nfetch 2 from c\ncommit\nfetch 2 from c\nCURSORS\nclose c\nCURSORS",
-        ),
-        ("cursor with hold rolled back", "begin\ndeclare c cursor with hold for select 1\nrollback\nCURSORS\nfetch c"),
-        (
-            "cursor without hold",
-            "begin\ndeclare c cursor for select generate_series(1, 5)\nfetch 2 from c\ncommit\nfetch 2 from c",
-        ),
-        ("close all", "begin\ndeclare c cursor with hold for select 1\ncommit\nclose all\nCURSORS"),
-        (
-            "listen and unlisten",
-            "listen news{n}\nselect * from pg_listening_channels()\nnotify news{n}, 'hello'\nselect 1\nunlisten news{n}\nselect * from pg_listening_channels()",
-        ),
-        (
-            "listen rolled back",
-            "begin\nlisten news{n}\nrollback\nselect * from pg_listening_channels()\nnotify news{n}",
-        ),
-        (
-            "unlisten all",
-            "listen a{n}\nlisten b{n}\nselect * from pg_listening_channels() order by 1\nunlisten *\nselect * from pg_listening_channels()",
-        ),
-        ("sql prepare", "prepare p (int) as select $1 + {n}\nexecute p(1)\nexecute p(2)\ndeallocate p\nexecute p(1)"),
-        ("sql prepare twice", "prepare p as select {n}\nprepare p as select 2\nexecute p\ndeallocate all\nexecute p"),
-        ("sql prepare survives rollback", "begin\nprepare p as select {n}\nrollback\nexecute p\ndeallocate p"),
-        (
-            "set role",
-            "set role pg_read_all_data\nselect current_user, session_user\nselect current_user\nreset role\nselect current_user",
-        ),
-        ("set role none", "set role pg_read_all_data\nselect current_user\nset role none\nselect current_user"),
-        (
-            "set role rolled back",
-            "begin\nset role pg_read_all_data\nselect current_user\nrollback\nselect current_user",
-        ),
-        ("set local role", "begin\nset local role pg_read_all_data\nselect current_user\ncommit\nselect current_user"),
-        ("set role that is not ours", "set role postgres\nselect current_user"),
-        (
-            "session authorization",
-            "set session authorization app\nselect current_user, session_user\nreset session authorization\nselect current_user",
-        ),
-        ("setseed", "select setseed(0.{n})\nselect random() < 2\nselect 1"),
-        (
-            "sequence in one transaction",
-            "begin\nselect nextval('numbers') > 0\nselect currval('numbers') > 0, lastval() > 0\ncommit",
-        ),
-        ("currval before nextval", "create temp sequence x\nselect currval('x')\ndiscard all"),
-    ];
     let fill =
         |text: &str| text.replace("TEMP\n", &format!("{temp}\n")).replace("LOCKS", locks).replace("CURSORS", cursors);
-    let cases: Vec<Case> = cases.iter().map(|(name, text)| case(name, &fill(&format!("{text}\n")))).collect();
+    let cases: Vec<Case> = IN_A_BACKEND.iter().map(|(name, text)| case(name, &fill(&format!("{text}\n")))).collect();
     run(&cases)
 }
 
+const TRANSACTIONS: &[(&str, &str)] = &[
+    ("begin twice", "begin\nbegin\ncommit"),
+    ("commit without begin", "commit\nrollback\nselect 1"),
+    ("implicit block", "insert into rows values ({n}, 'a'); select 1/0\nselect count(*) from rows where n = {n}"),
+    (
+        "failed block",
+        "begin\ninsert into rows values ({n}, 'a')\nselect nothing\nselect 1\nrollback\nselect count(*) from rows where n = {n}",
+    ),
+    ("savepoints", "begin\nsavepoint a\nselect 1/0\nrollback to a\nselect 2\nrelease a\ncommit"),
+    ("chain", "begin\nselect 1\ncommit and chain\nselect 2\nrollback"),
+    ("two-phase is off", "begin\nprepare transaction 'x{n}'\nselect 1"),
+    ("empty queries", "\n;\n;;\nselect 1;;\n--\n/* */"),
+    ("notices", "do $$begin raise notice 'hello {n}'; end$$\ncreate table if not exists rows (a int)"),
+    ("warnings", "do $$begin raise warning 'careful {n}' using hint = 'h', detail = 'd'; end$$"),
+    (
+        "errors with everything",
+        "do $$begin raise exception 'no {n}' using errcode = 'P0099', hint = 'h', detail = 'd', column = 'c', table = 't'; end$$\nselect 1",
+    ),
+    ("extended errors", "P: select 1/0\nP: selec\nP: select 1\nP: select * from nowhere"),
+    ("extended in a failed block", "begin\nP: select 1/0\nP: select 1\nP: rollback\nP: select 1"),
+    (
+        "utility statements",
+        "explain (costs off) select 1\nshow server_version_num\nanalyze rows\nlock table rows\nbegin\nlock table rows in access share mode\ncommit",
+    ),
+    ("many rows", "select generate_series(1, 3000)\nselect 1"),
+];
+
 #[test]
 fn transactions_and_errors() -> Result {
-    let cases = [
-        ("begin twice", "begin\nbegin\ncommit"),
-        ("commit without begin", "commit\nrollback\nselect 1"),
-        ("implicit block", "insert into rows values ({n}, 'a'); select 1/0\nselect count(*) from rows where n = {n}"),
-        (
-            "failed block",
-            "begin\ninsert into rows values ({n}, 'a')\nselect nothing\nselect 1\nrollback\nselect count(*) from rows where n = {n}",
-        ),
-        ("savepoints", "begin\nsavepoint a\nselect 1/0\nrollback to a\nselect 2\nrelease a\ncommit"),
-        ("chain", "begin\nselect 1\ncommit and chain\nselect 2\nrollback"),
-        ("two-phase is off", "begin\nprepare transaction 'x{n}'\nselect 1"),
-        ("empty queries", "\n;\n;;\nselect 1;;\n--\n/* */"),
-        ("notices", "do $$begin raise notice 'hello {n}'; end$$\ncreate table if not exists rows (a int)"),
-        ("warnings", "do $$begin raise warning 'careful {n}' using hint = 'h', detail = 'd'; end$$"),
-        (
-            "errors with everything",
-            "do $$begin raise exception 'no {n}' using errcode = 'P0099', hint = 'h', detail = 'd', column = 'c', table = 't'; end$$\nselect 1",
-        ),
-        ("extended errors", "P: select 1/0\nP: selec\nP: select 1\nP: select * from nowhere"),
-        ("extended in a failed block", "begin\nP: select 1/0\nP: select 1\nP: rollback\nP: select 1"),
-        (
-            "utility statements",
-            "explain (costs off) select 1\nshow server_version_num\nanalyze rows\nlock table rows\nbegin\nlock table rows in access share mode\ncommit",
-        ),
-        ("many rows", "select generate_series(1, 3000)\nselect 1"),
-    ];
-    let cases: Vec<Case> = cases.iter().map(|(name, text)| case(name, text)).collect();
+    let cases: Vec<Case> = TRANSACTIONS.iter().map(|(name, text)| case(name, text)).collect();
     run(&cases)
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::{ERRAND, Pool};
 use crate::backend::{AskError, Backend, Row};
-use crate::config::HiddenState;
+use crate::config::{HiddenState, Isolation};
 use crate::track::Certificate;
 use crate::track::certificate::Object;
 
@@ -82,21 +82,38 @@ impl Certified {
 }
 
 impl Pool {
+    /// Whether a backend may need cleaning between two clients although nothing is known to be left in it.
+    #[inline]
+    pub(crate) fn is_careful(&self) -> bool {
+        self.careful.load(Ordering::Acquire)
+    }
+
     /// Whether something in the database may leave hidden state in a backend's session.
     #[inline]
     pub(crate) fn may_hide(&self) -> bool {
-        let certified = self.certified.load();
-        !certified.certificate.is_clean() || certified.schema != self.catalogue.load(Ordering::Acquire)
+        self.hides.load(Ordering::Acquire)
     }
 
-    /// Whether a text may use something that does.
+    /// Whether a text may use something that does. After a change of the catalogue nobody knows.
     #[inline]
     pub(crate) fn suspects(&self, text: &[u8]) -> bool {
-        let certified = self.certified.load();
-        (!certified.certificate.is_clean() || certified.schema != self.catalogue.load(Ordering::Acquire))
-            && self.settings.load().hidden_state != HiddenState::Off
-            // After a change nobody knows before it is examined.
-            && (certified.schema != self.catalogue.load(Ordering::Acquire) || certified.certificate.suspects(text))
+        self.may_hide() && (self.is_stale() || self.certified.load().certificate.suspects(text))
+    }
+
+    /// DDL has passed: what is known of the catalogue does not hold any more.
+    pub(crate) fn doubt_certificate(&self) {
+        self.catalogue.fetch_add(1, Ordering::AcqRel);
+        self.judge();
+    }
+
+    /// Draws the conclusions from the certificate and the settings.
+    pub(super) fn judge(&self) {
+        let settings = self.settings.load();
+        let unclean = self.is_stale() || !self.certified.load().certificate.is_clean();
+        let hides = unclean && settings.hidden_state != HiddenState::Off;
+        self.hides.store(hides, Ordering::Release);
+        let strict = settings.isolation == Isolation::Strict || settings.hidden_state == HiddenState::Clean;
+        self.careful.store(hides || strict, Ordering::Release);
     }
 
     /// Whether what is known of the catalogue may not hold any more.
@@ -160,6 +177,7 @@ impl Pool {
             }
         };
         self.certified.store(Arc::new(certified));
+        self.judge();
     }
 }
 

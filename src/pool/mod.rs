@@ -52,10 +52,14 @@ pub struct Pool {
     /// Schema changes seen; a fresh Parse never reuses a statement from before one.
     pub schema: AtomicU64,
     /// Changes of what the certificate is about, seen.
-    pub catalogue: AtomicU64,
+    catalogue: AtomicU64,
     /// Somebody asks for `currval` or `lastval`: nobody may meet another's.
     pub sequences: AtomicBool,
     certified: ArcSwap<Certified>,
+    /// Something in the database may change session state, or nobody knows.
+    hides: AtomicBool,
+    /// A backend may need cleaning between two clients although nothing is known to be left in it.
+    careful: AtomicBool,
     /// Its metrics.
     pub metrics: PoolMetrics,
     /// Clients logged in to it.

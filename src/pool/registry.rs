@@ -16,7 +16,7 @@ use super::params::KnownParams;
 use super::store::Store;
 use super::{Gate, Pool, shutting_down, upkeep};
 use crate::backend::{Credential, KeySource, Target, connect};
-use crate::config::{self, BackendTlsMode, Config, PoolSettings, PoolSize};
+use crate::config::{self, BackendTlsMode, Config, HiddenState, PoolSettings, PoolSize};
 use crate::error::{Error, Side, SqlState};
 use crate::metrics::metrics;
 use crate::net::Endpoint;
@@ -171,6 +171,8 @@ impl Registry {
             catalogue: AtomicU64::new(0),
             sequences: AtomicBool::new(false),
             certified: ArcSwap::from_pointee(Certified::unknown()),
+            hides: AtomicBool::new(settings.hidden_state != HiddenState::Off),
+            careful: AtomicBool::new(true),
             metrics: metrics().pool(&key.database, &key.user),
             clients: Arc::default(),
             active: AtomicUsize::new(0),
@@ -354,6 +356,7 @@ impl Pool {
             self.generation.fetch_add(1, Ordering::AcqRel);
         }
         self.settings.store(Arc::new(settings));
+        self.judge();
     }
 }
 

@@ -46,7 +46,8 @@ fn cannot_put(error: &std::io::Error) -> NoLease {
 impl Session {
     /// What this backend's last owner requires.
     fn cleaning(&self, lease: &Lease) -> Cleaning {
-        if lease.owner == self.handle.id || lease.owner == 0 && lease.residue == Effects::NONE {
+        let is_plain = lease.residue == Effects::NONE && (lease.owner == 0 || !self.pool.is_careful());
+        if lease.owner == self.handle.id || is_plain {
             return Cleaning::None;
         }
         let settings = self.pool.settings.load();
@@ -156,7 +157,7 @@ impl Session {
         let changed_schema = std::mem::take(&mut self.changed_schema);
         if changed_schema {
             self.pool.schema.fetch_add(1, Ordering::Relaxed);
-            self.pool.catalogue.fetch_add(1, Ordering::AcqRel);
+            self.pool.doubt_certificate();
         }
         self.limits.relax(self.client.io());
         if lease.residue.any(Effects::PARAMETERS) {

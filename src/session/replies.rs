@@ -268,7 +268,7 @@ impl Session {
             tag if [&b"CREATE "[..], b"ALTER ", b"DROP "].iter().any(|ddl| tag.starts_with(ddl)) => {
                 self.changed_schema = true;
                 self.pool.schema.fetch_add(1, Ordering::Relaxed);
-                self.pool.catalogue.fetch_add(1, Ordering::AcqRel);
+                self.pool.doubt_certificate();
             }
             _ => {}
         }
