@@ -81,7 +81,7 @@ impl Session {
             // it has done to the session, if it may have done anything, and go on if that lives in this backend.
             let outcome = loop {
                 match self.relay(&mut lease).await {
-                    Outcome::Done if self.must_settle() => match self.settle(&mut lease).await {
+                    Outcome::Done if self.must_settle() => match self.settle_and_count(&mut lease).await {
                         Ok(()) if self.is_pinned() && self.handle.order() != Order::Drain => {}
                         Ok(()) => break Outcome::Done,
                         Err(error) => break Outcome::BackendLost(Lost::Confused(error.into_error())),

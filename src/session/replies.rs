@@ -228,6 +228,9 @@ impl Session {
         if lease.status == Status::Idle && answered {
             self.changes_parse = self.pins.pins();
             self.local_parses.drain(..).for_each(|id| lease.statements.outdate(id));
+            if self.pins != self.counted && !self.must_settle() {
+                self.count_pins();
+            }
         }
         Ok(())
     }

@@ -188,6 +188,21 @@ impl Session {
         self.rest_is_skipped = true;
     }
 
+    /// Between two transactions: a client that is pinned from now on is counted, and its reason logged.
+    pub(super) fn count_pins(&mut self) {
+        for reason in self.pins.reasons().filter(|reason| !self.counted.any(reason.effect())) {
+            crate::metrics::metrics().count_pin(reason.as_str());
+            tracing::info!(
+                client = self.handle.id,
+                pool = %self.pool.key,
+                reason = reason.as_str(),
+                "pinned by: {} …",
+                self.pinned_by
+            );
+        }
+        self.counted = self.pins;
+    }
+
     /// Before a text that asks for `currval` or `lastval`: another client's value must not be found. From now on they are
     /// forgotten whenever the owner changes.
     pub(super) fn guard_sequences(&mut self, effects: Effects, lease: &mut Lease) {
@@ -304,14 +319,13 @@ impl Session {
     pub(super) fn note_effects(&mut self, effects: Effects, text: &[u8], lease: &mut Lease) {
         let effects = self.open(effects, text, lease);
         lease.residue.add(effects.only(Effects::RESIDUE));
-        for reason in effects.reasons().filter(|reason| !self.pins.any(reason.effect())) {
-            crate::metrics::metrics().count_pin(reason.as_str());
+        if effects.reasons().any(|reason| !self.pins.any(reason.effect())) {
             // Only words, never a value.
             let words = String::from_utf8_lossy(text.split(|byte| *byte == 0).next().unwrap_or_default());
             let is_word =
                 |word: &&str| word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.,;".contains(&byte));
             let words: Vec<&str> = words.split_ascii_whitespace().take(3).take_while(is_word).collect();
-            tracing::info!(client = self.handle.id, pool = %self.pool.key, reason = reason.as_str(), "pinned by: {} …", words.join(" "));
+            self.pinned_by = words.join(" ").into();
         }
         self.pins.add(effects);
         self.changes_parse |= effects.any(Effects::LOCAL | Effects::PARAMETERS | Effects::SUSPECT) || self.pins.pins();

@@ -97,12 +97,19 @@ impl Session {
         effects
     }
 
+    /// See [`Session::settle`].
+    pub(super) async fn settle_and_count(&mut self, lease: &mut Lease) -> Result<(), AskError> {
+        self.settle(lease).await?;
+        self.count_pins();
+        Ok(())
+    }
+
     /// Finds out what the transaction has done. After an error the backend's state is unknown, and the client stays with
     /// it; or it is lost.
     ///
     /// # Errors
     /// The backend is lost, and the client's state with it.
-    pub(super) async fn settle(&mut self, lease: &mut Lease) -> Result<(), AskError> {
+    async fn settle(&mut self, lease: &mut Lease) -> Result<(), AskError> {
         let mut open = std::mem::take(&mut self.open);
         let pure = open.pure.take().filter(|_| !open.mixed);
         if let Some(text) = pure.as_ref().filter(|_| open.asks == Effects::PARAMETERS)

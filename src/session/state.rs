@@ -35,6 +35,10 @@ pub struct Session {
     pub(super) limits: Limits,
     /// What its statements have done to its session.
     pub(super) pins: Effects,
+    /// The pins that have been counted and logged.
+    pub(super) counted: Effects,
+    /// The first words of the statement that pinned it last.
+    pub(super) pinned_by: Box<str>,
     /// Bytes to come of a message from the client.
     pub(super) request_rest: usize,
     /// They are dropped, like the message that they belong to.
@@ -123,6 +127,8 @@ impl Session {
             pipeline: Pipeline::default(),
             limits: Limits::default(),
             pins,
+            counted: Effects::NONE,
+            pinned_by: "".into(),
             request_rest: 0,
             rest_is_skipped: false,
             reply_rest: 0,

@@ -339,9 +339,10 @@ impl<'a> Statements<'a> {
                     }
                     count += 1;
                     hold |= token.is("hold") && previous.is("with");
-                    found(match token.is("set_config") {
-                        true => self.set_config(),
-                        false => anywhere(&token, &previous),
+                    found(match () {
+                        () if token.is("set_config") => self.set_config(),
+                        () if token.is("standard_conforming_strings") => self.strings(),
+                        () => anywhere(&token, &previous),
                     });
                     previous = token;
                 }
@@ -363,6 +364,18 @@ impl<'a> Statements<'a> {
             }
             _ => depth == 0 && !token.is("analyze") && !token.is("analyse") && !token.is("verbose"),
         })
+    }
+
+    /// `SET standard_conforming_strings` to anything but `on`.
+    fn strings(&self) -> Effects {
+        let mut ahead = self.tokens.clone();
+        let assigned = ahead.next().is_some_and(|token| token == Token::Punct(b'=') || token.is("to"));
+        let on = match ahead.next() {
+            Some(Token::String(value)) => value == b"on",
+            Some(token) => token.is("on") || token.is("true"),
+            None => false,
+        };
+        if assigned && on { Effects::NONE } else { PinReason::Strings.effect() | Effects::UNSEEN }
     }
 
     /// `set_config(name, value, true)` ends with the transaction; anything else in third place does not, or may not.
@@ -475,7 +488,6 @@ fn anywhere(token: &Token<'_>, previous: &Token<'_>) -> Effects {
             PinReason::Temporary.effect()
         }
         7 if is("pg_temp") => PinReason::Temporary.effect(),
-        27 if is("standard_conforming_strings") => PinReason::Strings.effect() | Effects::UNSEEN,
         7 if is("currval") || is("lastval") => PinReason::Sequence.effect(),
         7 if is("setseed") => PinReason::Seed.effect(),
         _ if is("pg_advisory_lock")
@@ -585,6 +597,7 @@ mod tests {
             ("select U&\"set_confi\\0067\"('a', 'b', false); select 1", "hidden"),
             ("select E'a'\n'\\''; listen c; --'", "listen"),
             ("select E'a' -- b\n '\\''; listen c; --'", "listen"),
+            ("set standard_conforming_strings = off", "strings"),
             ("set role x", "role"),
             ("set session role x", "role"),
             ("set session authorization x", "role"),
@@ -616,6 +629,7 @@ mod tests {
             "begin; set x = 1; commit",
             "set session characteristics as transaction read only",
             "SET TIME ZONE 'UTC'",
+            "SET standard_conforming_strings = on",
             "select set_config('a.b', 'c', false)",
             "select pg_catalog.set_config('a', 'b', (true and false))",
             "select \"set_config\"('a','b',false)",
