@@ -25,8 +25,21 @@ fn provided(name: &str, what: &str) -> Result<std::ffi::OsString> {
 }
 
 /// Runs a program of `tests/clients` against a fresh proxy; it must end well and say `ok`.
-fn day(program: &str, mut interpreter: Command) -> Result {
+fn day(program: &str, interpreter: Command) -> Result {
     let (cluster, proxy) = setup()?;
+    run(&cluster, &proxy, program, interpreter)
+}
+
+/// The same with a program whose sessions must all be multiplexed.
+fn habits(program: &str, interpreter: Command) -> Result {
+    let (cluster, proxy) = setup()?;
+    cluster.sql("grant create on database app to app")?;
+    run(&cluster, &proxy, program, interpreter)?;
+    assert_eq!(proxy.metric("pgfunnel_pins_total", &[])?, 0.0, "nobody is pinned by a habit: {}", proxy.log());
+    Ok(())
+}
+
+fn run(cluster: &Cluster, proxy: &Proxy, program: &str, mut interpreter: Command) -> Result {
     let path = format!("{}/tests/clients/{program}", env!("CARGO_MANIFEST_DIR"));
     let output = interpreter.arg(path).arg(proxy.target().url()).arg(CLIENTS.to_string()).output()?;
     let (said, complained) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -39,6 +52,20 @@ fn day(program: &str, mut interpreter: Command) -> Result {
 fn psycopg() -> Result {
     let python = provided("PGFUNNEL_TEST_PYTHON", "a Python with psycopg and asyncpg")?;
     day("psycopg_day.py", Command::new(python))
+}
+
+#[test]
+fn habits_in_python() -> Result {
+    let python = provided("PGFUNNEL_TEST_PYTHON", "a Python with psycopg, asyncpg, SQLAlchemy and Django")?;
+    habits("habits.py", Command::new(python))
+}
+
+#[test]
+fn habits_in_node() -> Result {
+    let modules = provided("PGFUNNEL_TEST_NODE_PATH", "a node_modules directory with pg and postgres")?;
+    let mut node = Command::new("node");
+    node.env("NODE_PATH", modules);
+    habits("habits.js", node)
 }
 
 #[test]

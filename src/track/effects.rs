@@ -375,7 +375,7 @@ impl<'a> Statements<'a> {
             Some(token) => token.is("on") || token.is("true"),
             None => false,
         };
-        if assigned && on { Effects::NONE } else { PinReason::Strings.effect() | Effects::UNSEEN }
+        if !assigned || on { Effects::NONE } else { PinReason::Strings.effect() | Effects::UNSEEN }
     }
 
     /// `set_config(name, value, true)` ends with the transaction; anything else in third place does not, or may not.
@@ -420,9 +420,10 @@ fn leading(head: &Head<'_>, count: usize, hold: bool) -> Effects {
     if first.is("set") {
         // local.x, transaction.x: a parameter's name.
         let is_qualified = head[2] == Some(Token::Punct(b'.'));
+        let quoted = |at: usize| matches!(head.get(at), Some(Some(Token::Quoted(_))));
         match () {
             // A name that must be read exactly is not looked for.
-            () if head.iter().flatten().take(4).any(|token| matches!(token, Token::Quoted(_))) => {
+            () if quoted(1) || quoted(2) && word(1, "session") || quoted(3) && is_qualified => {
                 SET | PinReason::Set.effect()
             }
             () if is_qualified => SET,
@@ -591,6 +592,7 @@ mod tests {
     fn session_state_pins() {
         for (sql, expected) in [
             ("set \"a b\" = 1", "set"),
+            ("set a.\"b\" = 1", "set"),
             ("select set_config($1, 'x', false)", "set"),
             ("update pg_settings set setting = 'x' where name = 'y'", "set"),
             ("select query_to_xml('select set_config(1,2,false)', true, true, '')", "hidden"),
@@ -630,6 +632,8 @@ mod tests {
             "set session characteristics as transaction read only",
             "SET TIME ZONE 'UTC'",
             "SET standard_conforming_strings = on",
+            "SET search_path = \"a b\", c",
+            "set session search_path to \"a\"",
             "select set_config('a.b', 'c', false)",
             "select pg_catalog.set_config('a', 'b', (true and false))",
             "select \"set_config\"('a','b',false)",
