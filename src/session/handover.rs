@@ -70,6 +70,16 @@ impl Session {
         if clean { Cleaning::Pipelined } else { Cleaning::None }
     }
 
+    /// Brings a backend's parameters to the client's, in front of its own bytes.
+    pub(super) fn put_params(&mut self, lease: &mut Lease) -> std::io::Result<()> {
+        if let Some(change) = self.params.change_from(lease.params.as_ref()) {
+            lease.put_settings(&change)?;
+            self.pipeline.push(Expect::Prefix);
+            lease.params = Some(self.params.clone());
+        }
+        Ok(())
+    }
+
     /// Before a client asks for `currval` or `lastval` on a backend where another's may be found.
     pub(super) fn discard_sequences(&mut self, lease: &mut Lease) -> std::io::Result<()> {
         lease.put_discard_sequences()?;
@@ -108,11 +118,7 @@ impl Session {
         if lease.foreign_sequences && self.pool.sequences.load(Ordering::Relaxed) {
             self.discard_sequences(&mut lease).map_err(|error| cannot_put(&error))?;
         }
-        if let Some(change) = self.params.change_from(lease.params.as_ref()) {
-            lease.put_settings(&change).map_err(|error| cannot_put(&error))?;
-            self.pipeline.push(Expect::Prefix);
-            lease.params = Some(self.params.clone());
-        }
+        self.put_params(&mut lease).map_err(|error| cannot_put(&error))?;
         self.handle.attach(&lease.identity);
         Ok(lease)
     }

@@ -125,10 +125,15 @@ impl Session {
             }
             tag::ERROR => return Ok(self.error(header, now, lease)),
             tag::PARAMETER_STATUS => {
-                lease.note_parameter(header);
-                if self.open.resets && self.is_of_login(header, lease) {
-                    return Ok(Fate::Swallow);
+                if self.open.resetting
+                    && let Some(fate) = self.is_of_login(header, lease)
+                {
+                    return Ok(fate);
                 }
+                if let Some((name, _)) = tag::parameter_status(body(lease, header)) {
+                    self.open.untold.retain(|(untold, _)| untold != name);
+                }
+                lease.note_parameter(header);
             }
             tag::COPY_IN => {
                 self.copy_in = !self.pipeline.copy_in();
@@ -171,16 +176,27 @@ impl Session {
         Ok(Fate::Swallow)
     }
 
-    /// Whether a parameter was reset to the server's value while the client has one by its login, which will be put in
-    /// force again: it is not told.
-    fn is_of_login(&mut self, header: Header, lease: &Lease) -> bool {
-        let Some((name, value)) = tag::parameter_status(body(lease, header)) else { return false };
-        let known = self.login.settings.get(&name.to_ascii_lowercase()).is_some();
-        let is_reset = known && self.login.reported.get(name).is_some_and(|own| own != value);
-        if is_reset {
-            self.open.untold.push(name.to_owned());
+    /// A parameter that was reset to the server's value while the client has one by its login, which will be put in force
+    /// again: that is what it is told, if it knows of another.
+    fn is_of_login(&mut self, header: Header, lease: &mut Lease) -> Option<Fate> {
+        let (name, value) = tag::parameter_status(body(lease, header))?;
+        self.login.settings.get(&name.to_ascii_lowercase())?;
+        let own = self.login.reported.get(name).filter(|own| *own != value)?.clone();
+        let name = name.to_owned();
+        let told = match self.open.untold.iter().rfind(|(untold, _)| *untold == name) {
+            Some((_, told)) => Some(told),
+            None => lease.reported.get(&name),
+        };
+        let knows = told == Some(&own);
+        lease.note_parameter(header);
+        if knows {
+            self.open.untold.push((name, own));
+            return Some(Fate::Swallow);
         }
-        is_reset
+        lease.socket.skip(header.total, &mut self.client);
+        tag::put_parameter_status(self.client.output(), &name, &own);
+        self.open.untold.push((name, own));
+        Some(Fate::Replaced)
     }
 
     /// Takes the awaited reply off, if it is of that kind.
@@ -219,6 +235,7 @@ impl Session {
         let answered = self.pipeline.is_empty();
         if answered {
             self.barrier = false;
+            self.open.resetting = false;
             self.statements.settle();
         }
         lease.status = Status::decode(body(lease, header)).map_err(Lost::Confused)?;

@@ -28,8 +28,10 @@ pub(super) struct Open {
     suspect: bool,
     /// Parameters may go back to what they were at login.
     pub(super) resets: bool,
-    /// Parameters whose change the client was not told, since it will not hold.
-    pub(super) untold: Vec<String>,
+    /// Such a text is being answered; nothing was sent behind it.
+    pub(super) resetting: bool,
+    /// Parameters whose change the client was not told, since it will not hold, and what it takes them to be.
+    pub(super) untold: Vec<(String, String)>,
     /// A statement of it has been executed.
     executed: bool,
     /// Settings of the client's login that a `RESET` within a transaction takes away: put in force again behind it.
@@ -69,6 +71,7 @@ impl Session {
             }
             self.open.asks.add(Effects::PARAMETERS);
             self.open.resets |= effects.any(Effects::RESETS);
+            self.open.resetting |= effects.any(Effects::RESETS);
         }
         if effects.any(Effects::SUSPECT) {
             self.open.asks.add(Effects::PARAMETERS | Effects::ENDS);
@@ -97,10 +100,14 @@ impl Session {
         effects
     }
 
-    /// See [`Session::settle`].
+    /// See [`Session::settle`]; a client that stays with its backend finds it as it left it.
     pub(super) async fn settle_and_count(&mut self, lease: &mut Lease) -> Result<(), AskError> {
         self.settle(lease).await?;
         self.count_pins();
+        if self.is_pinned() && lease.params.is_some() {
+            // What a reset took away on the backend that it keeps.
+            self.put_params(lease)?;
+        }
         Ok(())
     }
 
@@ -132,7 +139,7 @@ impl Session {
         names.extend(self.params.settings.iter().map(|(name, _)| name.to_owned()).filter(|name| name.contains('.')));
         names.sort();
         names.dedup();
-        let carried = match lease.carried(&names, open.asks.any(Effects::ENDS)).await {
+        let mut carried = match lease.carried(&names, open.asks.any(Effects::ENDS)).await {
             Ok(carried) => carried,
             Err(AskError::Refused(error)) => {
                 tracing::warn!(client = self.handle.id, "cannot ask what the session carries: {error}");
@@ -144,6 +151,13 @@ impl Session {
         };
         self.handle.attach(&lease.identity);
         self.client.output().extend_from_slice(&carried.notifications);
+        if open.resets {
+            // A custom parameter that was reset is empty, not absent.
+            let is_reset = |name: &str| carried.settings.get(name) == Some("") && name.contains('.');
+            let reset: Vec<&str> =
+                self.login.settings.iter().map(|(name, _)| name).filter(|name| is_reset(name)).collect();
+            reset.into_iter().for_each(|name| drop(carried.settings.remove(name)));
+        }
         let outcome = self.outcome(&carried, lease);
         if let Some(text) = pure {
             self.pool.params.remember(&self.login, &self.params, text, outcome.clone());
@@ -189,8 +203,8 @@ impl Session {
         Outcome { own: self.pool.params.insert(own, reported), in_force }
     }
 
-    /// `untold`: what the backend reported and the client was not told.
-    fn adopt(&mut self, outcome: Outcome, untold: &[String], lease: &mut Lease) {
+    /// `untold`: what the client takes to be in force where the backend has reported otherwise.
+    fn adopt(&mut self, outcome: Outcome, untold: &[(String, String)], lease: &mut Lease) {
         let Outcome { own, in_force } = outcome;
         // What cannot be put in force from outside, byte by byte as it was, stays where it is.
         if own.settings.iter().any(|(_, value)| !value.is_ascii()) && !is_utf8(&own) {
@@ -198,8 +212,8 @@ impl Session {
         }
         if !Arc::ptr_eq(&own, &in_force) || !untold.is_empty() {
             for (name, value) in &own.reported {
-                let before = if untold.contains(name) { &self.params.reported } else { &lease.reported };
-                if before.get(name) != Some(value) {
+                let told = untold.iter().rfind(|(untold, _)| untold == name).map(|(_, told)| told);
+                if told.or_else(|| lease.reported.get(name)) != Some(value) {
                     put_parameter_status(self.client.output(), name, value);
                 }
             }

@@ -316,14 +316,14 @@ impl<'a> Statements<'a> {
             let token = self.tokens.next();
             match token {
                 None | Some(Token::Punct(b';')) => {
-                    found(leading(&head, count, hold));
+                    found(leading(&head, count, hold, previous));
                     (head, count, hold) = ([None; 4], 0, false);
                     if token.is_none() {
                         return;
                     }
                 }
                 Some(token) if self.is_body && ["begin", "then", "else", "loop"].iter().any(|word| token.is(word)) => {
-                    found(leading(&head, count, hold));
+                    found(leading(&head, count, hold, previous));
                     (head, count, hold) = ([None; 4], 0, false);
                 }
                 Some(token) if self.is_body && token.is("execute") => found(DYNAMIC),
@@ -413,8 +413,8 @@ const ROLE: Effects = Effects(PinReason::Role.effect().0 | Effects::PARAMETERS.0
 const CODE: Effects = Effects(Effects::CODE.0 | Effects::UNSEEN.0 | Effects::OTHER.0);
 const DYNAMIC: Effects = Effects(PinReason::Hidden.effect().0 | CODE.0);
 
-/// The effect that a statement's first words announce; it has `count` tokens.
-fn leading(head: &Head<'_>, count: usize, hold: bool) -> Effects {
+/// The effect that a statement's first words announce; it has `count` tokens, of which `last` is the last.
+fn leading(head: &Head<'_>, count: usize, hold: bool, last: Token<'_>) -> Effects {
     let word = |at: usize, name: &str| head.get(at).copied().flatten().is_some_and(|token| token.is(name));
     let Some(first) = head[0] else { return Effects::NONE };
     if first.is("set") {
@@ -430,6 +430,7 @@ fn leading(head: &Head<'_>, count: usize, hold: bool) -> Effects {
             () if word(1, "transaction") || word(1, "constraints") => Effects::OTHER,
             () if word(1, "local") => Effects::LOCAL | Effects::OTHER,
             () if word(1, "role") || word(2, "role") || word(2, "authorization") => ROLE,
+            () if last.is("default") => RESET,
             () => SET,
         }
     } else if first.is("reset") || first.is("discard") {
