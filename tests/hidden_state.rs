@@ -78,6 +78,53 @@ fn it_stays_with_its_maker_and_reaches_nobody_else() -> Result {
     Ok(())
 }
 
+/// Where else a database can hide a call: each makes `look` differ for its maker, and for nobody else.
+const PLACES: [(&str, &str); 6] = [
+    (
+        "create domain d as text default set_config('app.tenant', 'domain', false); create table by_domain (a int, v d)",
+        "insert into by_domain (a) values (1)",
+    ),
+    (
+        "create table by_default (a int, v text default set_config('app.tenant', 'default', false))",
+        "insert into by_default (a) values (1)",
+    ),
+    (
+        "create table by_check (a int check (set_config('app.tenant', 'check', false) <> ''))",
+        "insert into by_check values (1)",
+    ),
+    (
+        "create function by_argument(v text default set_config('app.tenant', 'argument', false)) returns text language sql as 'select v'",
+        "select by_argument()",
+    ),
+    (
+        "create function nothing() returns trigger language plpgsql as 'begin return new; end'; create table by_when (a int); \
+         create trigger w before insert on by_when for each row when (set_config('app.tenant', 'when', false) <> '') execute function nothing()",
+        "insert into by_when values (1)",
+    ),
+    (
+        "create table by_policy (a int); alter table by_policy enable row level security; alter table by_policy force row level security; \
+         create policy p on by_policy using (true) with check (set_config('app.tenant', 'policy', false) <> '')",
+        "insert into by_policy values (1)",
+    ),
+];
+
+#[test]
+fn every_place_is_looked_at() -> Result {
+    for (make, using) in PLACES {
+        let cluster = Cluster::start()?;
+        cluster.sql("grant create on schema public to app")?;
+        cluster.target().connect()?.value(make)?;
+        let proxy = Config::of(&cluster).top("pool_size = 1\nborrow_timeout = \"20s\"").start()?;
+        let (mut maker, mut other) = (proxy.target().connect()?, proxy.target().connect()?);
+        for _ in 0..2 {
+            maker.value(using)?;
+            assert_eq!(other.value(LOOK)?, CLEAN, "{using}: seen by another");
+            assert_ne!(maker.value(LOOK)?, CLEAN, "{using}: lost");
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn thirty_two_tenants_never_meet() -> Result {
     let (_cluster, proxy) = setup("pool_size = 4\nborrow_timeout = \"25s\"", true)?;

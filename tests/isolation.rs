@@ -325,3 +325,82 @@ fn a_reset_does_not_stop_what_follows() -> Result {
     }
     Ok(())
 }
+
+/// What a client does in an unusual way, and where it shows; another client must find the last column.
+const ODD_WAYS: [(&str, &str, &str); 16] = [
+    ("select set_config('app.' || 'odd', 'x', false)", "app.odd", ""),
+    ("select set_config('app.'\n'odd', 'x', false)", "app.odd", ""),
+    ("set app . odd = 'x'", "app.odd", ""),
+    ("set session app.\"odd\" = 'x'", "app.odd", ""),
+    ("set app.deep.\"odd\" = 'x'", "app.deep.odd", ""),
+    ("explain analyze (select set_config('app.odd', 'x', false))", "app.odd", ""),
+    (
+        "with a as (select 1) update pg_settings set setting = '77' where name = 'geqo_threshold'",
+        "geqo_threshold",
+        "12",
+    ),
+    ("update only pg_catalog.pg_settings set setting = '77' where name = 'geqo_threshold'", "geqo_threshold", "12"),
+    ("select set_config('role', 'pg_read_all_data', false)", "role", "none"),
+    ("set temp_buffers = '2MB'", "temp_buffers", "8MB"),
+    ("select query_to_xml('select set_config(''app.odd'', ''x'', false)', true, true, '')", "app.odd", ""),
+    ("do $$begin execute 'set app.od' || 'd = 1'; end$$", "app.odd", ""),
+    (
+        "begin; create function pg_temp.f() returns text language sql as $$select set_config('app.odd', 'x', false)$$; \
+         select pg_temp.f(); commit",
+        "app.odd",
+        "",
+    ),
+    (
+        "begin; create function f() returns text language sql as $$select set_config('app.odd', 'x', false)$$; \
+         select f(); drop function f(); commit",
+        "app.odd",
+        "",
+    ),
+    ("set session characteristics as transaction deferrable", "default_transaction_deferrable", "off"),
+    ("begin; set local search_path = 'pg_temp'; create table odd (a int); commit", "search_path", "\"$user\", public"),
+];
+
+#[test]
+fn odd_ways_are_ways() -> Result {
+    let (cluster, proxy) = setup("pool_size = 2\nborrow_timeout = \"20s\"")?;
+    cluster.sql("grant pg_read_all_data to app; grant create on schema public to app")?;
+    for (sql, name, clean) in ODD_WAYS {
+        let look = format!("select coalesce(current_setting('{name}', true), '')");
+        let temp = "select count(*) from pg_class where relname = 'odd' and relnamespace = pg_my_temp_schema()";
+        let (mut owner, mut direct) = (proxy.target().connect()?, cluster.target().connect()?);
+        let mut others = [proxy.target().connect()?, proxy.target().connect()?];
+        assert!(owner.query(sql)?.errors().is_empty() && direct.query(sql)?.errors().is_empty(), "{sql}");
+        for _ in 0..3 {
+            for other in &mut others {
+                assert_eq!(other.value(&look)?, clean, "{sql}: seen by another");
+                assert_eq!(other.value(temp)?, "0", "{sql}: seen by another");
+            }
+            assert_eq!(owner.value(&look)?, direct.value(&look)?, "{sql}: lost");
+            assert_eq!(owner.value(temp)?, direct.value(temp)?, "{sql}: lost");
+        }
+        drop(owner);
+        for _ in 0..3 {
+            let mut next = proxy.target().connect()?;
+            assert_eq!(next.value(&look)?, clean, "{sql}: left behind");
+            assert_eq!(next.value(temp)?, "0", "{sql}: left behind");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_set_that_is_bound_and_never_executed_is_no_set() -> Result {
+    let (_cluster, proxy) = setup("pool_size = 1\nborrow_timeout = \"20s\"")?;
+    let bind = Say::new().parse("", "set work_mem = '7MB'", &[]).bind("", "", &[]);
+    let (mut idle, mut busy, mut plain) =
+        (proxy.target().connect()?, proxy.target().connect()?, proxy.target().connect()?);
+    for _ in 0..2 {
+        assert!(idle.ask(&bind.clone().sync())?.errors().is_empty());
+        assert!(busy.ask(&bind.clone().execute("", 0).sync())?.errors().is_empty());
+        assert_eq!(plain.value("show work_mem")?, "4MB", "the other's setting");
+        assert_eq!(busy.value("show work_mem")?, "7MB", "lost");
+        assert_eq!(idle.value("show work_mem")?, "4MB", "it has set nothing");
+        busy.value("reset work_mem")?;
+    }
+    Ok(())
+}

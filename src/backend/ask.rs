@@ -92,6 +92,7 @@ impl Backend {
                 self.params = None;
                 self.residue = Effects::NONE;
                 self.foreign_sequences = false;
+                self.unclean = false;
                 self.owner = 0;
             }
             Ok(_) => self.broken = true,

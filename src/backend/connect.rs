@@ -196,6 +196,7 @@ async fn once(
         reported,
         status: Status::Idle,
         owner: 0,
+        unclean: false,
         foreign_sequences: false,
         residue: Effects::NONE,
         has_setters: false,

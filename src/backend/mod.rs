@@ -54,6 +54,8 @@ pub struct Backend {
     pub status: Status,
     /// The client that had it last; 0: none.
     pub owner: u64,
+    /// Something that no text shows may have been left since it was cleaned last.
+    pub unclean: bool,
     /// Another owner's `currval` may still be there.
     pub foreign_sequences: bool,
     /// What its owner may have left behind.

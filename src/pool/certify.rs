@@ -31,12 +31,16 @@ const FINGERPRINT: &str = "SELECT concat_ws(' ', \
      (SELECT concat(count(*), ':', sum(hashtext(concat(xmin, oid)))) FROM pg_operator), \
      (SELECT concat(count(*), ':', sum(hashtext(concat(xmin, oid)))) FROM pg_cast), \
      (SELECT concat(count(*), ':', sum(hashtext(concat(xmin, oid)))) FROM pg_event_trigger), \
+     (SELECT concat(count(*), ':', sum(hashtext(concat(xmin, oid)))) FROM pg_type WHERE typtype = 'd'), \
+     (SELECT concat(count(*), ':', sum(hashtext(concat(relname, oid)))) FROM pg_class WHERE relkind IN ('r', 'p', 'v', 'm', 'f') \
+       AND oid >= 16384 AND relpersistence <> 't'), \
      (SELECT concat(count(*), ':', sum(hashtext(concat(inhrelid, inhparent)))) FROM pg_inherits), \
      (SELECT concat(count(*), ':', sum(hashtext(concat(xmin, oid)))) FROM pg_extension))";
 
 /// Name (NULL: it may act anywhere), text, language, whether it is trusted. Of everything that is not PostgreSQL's own
 /// (identifiers below 16384 are: `FirstNormalObjectId` of `src/include/access/transam.h`).
-const OBJECTS: &str = "SELECT proname::text, concat(prosrc, ' ', pg_get_function_sqlbody(p.oid)), lanname::text, \
+const OBJECTS: &str = "SELECT proname::text, CASE WHEN length(prosrc) > 200000 THEN 'execute' ELSE concat(prosrc, ' ', \
+       pg_get_function_sqlbody(p.oid), ' ', pg_get_function_arguments(p.oid)) END, lanname::text, \
        EXISTS (SELECT FROM pg_depend d JOIN pg_extension e ON e.oid = refobjid WHERE d.classid = 'pg_proc'::regclass \
          AND d.objid = p.oid AND deptype = 'e' AND extname = ANY ($1::text[])) \
      FROM pg_proc p JOIN pg_language l ON l.oid = prolang WHERE p.oid >= 16384 AND prokind <> 'a' \
@@ -46,14 +50,16 @@ const OBJECTS: &str = "SELECT proname::text, concat(prosrc, ' ', pg_get_function
      UNION ALL SELECT relname::text, pg_get_viewdef(oid), NULL, false FROM pg_class WHERE oid >= 16384 AND relkind IN ('v', 'm') \
      UNION ALL SELECT relname::text, pg_get_ruledef(r.oid), NULL, false FROM pg_rewrite r JOIN pg_class c ON c.oid = ev_class \
        WHERE r.oid >= 16384 AND rulename <> '_RETURN' \
-     UNION ALL SELECT relname::text, proname::text, NULL, false FROM pg_trigger t JOIN pg_class c ON c.oid = tgrelid \
+     UNION ALL SELECT relname::text, concat(proname, ' ', replace(pg_get_triggerdef(t.oid), 'EXECUTE ', '')), NULL, false \
+       FROM pg_trigger t JOIN pg_class c ON c.oid = tgrelid \
        JOIN pg_proc p ON p.oid = tgfoid WHERE NOT tgisinternal \
      UNION ALL SELECT relname::text, pg_get_expr(adbin, adrelid), NULL, false FROM pg_attrdef JOIN pg_class c ON c.oid = adrelid \
        WHERE c.oid >= 16384 \
      UNION ALL SELECT relname::text, concat_ws(' ', pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid)), NULL, \
        false FROM pg_policy JOIN pg_class c ON c.oid = polrelid \
-     UNION ALL SELECT coalesce(relname, typname)::text, pg_get_constraintdef(k.oid), NULL, false FROM pg_constraint k \
-       LEFT JOIN pg_class c ON c.oid = conrelid LEFT JOIN pg_type t ON t.oid = contypid WHERE k.oid >= 16384 AND contype = 'c' \
+     UNION ALL SELECT relname::text, pg_get_constraintdef(k.oid), NULL, false FROM pg_constraint k \
+       LEFT JOIN pg_class c ON c.oid = conrelid WHERE k.oid >= 16384 AND contype = 'c' \
+     UNION ALL SELECT NULL, typdefault, NULL, false FROM pg_type WHERE oid >= 16384 AND typdefault IS NOT NULL \
      UNION ALL SELECT relname::text, pg_get_indexdef(indexrelid), NULL, false FROM pg_index JOIN pg_class c ON c.oid = indrelid \
        WHERE indexrelid >= 16384 AND (indexprs IS NOT NULL OR indpred IS NOT NULL) \
      UNION ALL SELECT p.relname::text, c.relname::text, NULL, false FROM pg_inherits \
@@ -71,13 +77,21 @@ pub(super) struct Certified {
     /// The pool's count of schema changes before the catalogue was read.
     schema: u64,
     fingerprint: Option<String>,
+    /// It could not be read; that is not tried again before its time.
+    failed: bool,
     at: Instant,
 }
 
 impl Certified {
     /// Nothing has been examined yet.
     pub(super) fn unknown() -> Self {
-        Self { certificate: Arc::new(Certificate::unknown()), schema: 0, fingerprint: None, at: Instant::now() }
+        Self {
+            certificate: Arc::new(Certificate::unknown()),
+            schema: 0,
+            fingerprint: None,
+            failed: false,
+            at: Instant::now(),
+        }
     }
 }
 
@@ -119,7 +133,8 @@ impl Pool {
     /// Whether what is known of the catalogue may not hold any more.
     pub(crate) fn is_stale(&self) -> bool {
         let certified = self.certified.load();
-        certified.fingerprint.is_none() || certified.schema != self.catalogue.load(Ordering::Acquire)
+        (certified.fingerprint.is_none() && !certified.failed)
+            || certified.schema != self.catalogue.load(Ordering::Acquire)
     }
 
     /// Custom parameters that something in the database may set.
@@ -142,11 +157,17 @@ impl Pool {
         {
             return;
         }
-        let Some(mut lease) = self.borrow_now(ERRAND) else { return };
+        // Where none is idle it queues like everybody else, once.
+        if self.certifying.swap(true, Ordering::AcqRel) {
+            return;
+        }
         let pool = self.clone();
         tokio::spawn(async move {
-            pool.certify(&mut lease).await;
-            lease.release();
+            if let Ok(mut lease) = pool.borrow(ERRAND).await {
+                pool.certify(&mut lease).await;
+                lease.release();
+            }
+            pool.certifying.store(false, Ordering::Release);
         });
     }
 
@@ -159,6 +180,7 @@ impl Pool {
                 certificate: known.certificate.clone(),
                 schema,
                 fingerprint: known.fingerprint.clone(),
+                failed: false,
                 at: Instant::now(),
             },
             Ok(Some((fingerprint, objects))) => {
@@ -169,11 +191,11 @@ impl Pool {
                 if certificate.asks_sequences() {
                     self.sequences.store(true, Ordering::Release);
                 }
-                Certified { certificate, schema, fingerprint: Some(fingerprint), at: Instant::now() }
+                Certified { certificate, schema, fingerprint: Some(fingerprint), failed: false, at: Instant::now() }
             }
             Err(error) => {
                 tracing::warn!(pool = %self.key, "cannot examine the catalogue: {error}");
-                Certified::unknown()
+                Certified { schema, failed: true, ..Certified::unknown() }
             }
         };
         self.certified.store(Arc::new(certified));

@@ -56,6 +56,7 @@ pub struct Pool {
     /// Somebody asks for `currval` or `lastval`: nobody may meet another's.
     pub sequences: AtomicBool,
     certified: ArcSwap<Certified>,
+    certifying: AtomicBool,
     /// Something in the database may change session state, or nobody knows.
     hides: AtomicBool,
     /// A backend may need cleaning between two clients although nothing is known to be left in it.

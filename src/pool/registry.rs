@@ -171,6 +171,7 @@ impl Registry {
             catalogue: AtomicU64::new(0),
             sequences: AtomicBool::new(false),
             certified: ArcSwap::from_pointee(Certified::unknown()),
+            certifying: AtomicBool::new(false),
             hides: AtomicBool::new(settings.hidden_state != HiddenState::Off),
             careful: AtomicBool::new(true),
             metrics: metrics().pool(&key.database, &key.user),

@@ -46,7 +46,8 @@ fn cannot_put(error: &std::io::Error) -> NoLease {
 impl Session {
     /// What this backend's last owner requires.
     fn cleaning(&self, lease: &Lease) -> Cleaning {
-        let is_plain = lease.residue == Effects::NONE && (lease.owner == 0 || !self.pool.is_careful());
+        let is_plain =
+            lease.residue == Effects::NONE && !lease.unclean && (lease.owner == 0 || !self.pool.is_careful());
         if lease.owner == self.handle.id || is_plain {
             return Cleaning::None;
         }
@@ -65,7 +66,7 @@ impl Session {
         let clean = match settings.hidden_state {
             HiddenState::Off => false,
             HiddenState::Clean => true,
-            HiddenState::Certify => self.pool.may_hide(),
+            HiddenState::Certify => lease.unclean || self.pool.may_hide(),
         };
         if clean { Cleaning::Pipelined } else { Cleaning::None }
     }
@@ -97,6 +98,7 @@ impl Session {
                 Cleaning::Pipelined => {
                     lease.put_cleaning().map_err(|error| cannot_put(&error))?;
                     lease.foreign_sequences = false;
+                    lease.unclean = false;
                     self.pipeline.push(Expect::Prefix);
                     self.pipeline.push(Expect::Prefix);
                     break lease;
@@ -161,6 +163,8 @@ impl Session {
             }
         }
         let changed_schema = std::mem::take(&mut self.changed_schema);
+        // What is known of the catalogue when the next client comes says nothing about what could be done until now.
+        lease.unclean |= changed_schema || self.pool.may_hide();
         if changed_schema {
             self.pool.schema.fetch_add(1, Ordering::Relaxed);
             self.pool.doubt_certificate();
@@ -187,7 +191,7 @@ impl Session {
                 return Some(End::Ended(Some(shutting_down())));
             }
             lease.residue.remove(Effects::PARAMETERS);
-            if changed_schema && self.pool.settings.load().hidden_state != HiddenState::Off {
+            if changed_schema && self.pool.is_stale() && self.pool.settings.load().hidden_state != HiddenState::Off {
                 // What it made may hide something from the next statement on.
                 self.pool.certify(&mut lease).await;
             }

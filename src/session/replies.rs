@@ -262,13 +262,16 @@ impl Session {
     /// What a command tag says about the session.
     #[inline]
     fn command_complete(&mut self, header: Header, lease: &mut Lease) {
-        // SELECT, INSERT, UPDATE, BEGIN, ROLLBACK, SET …: the text has told all there is.
-        if !matches!(body(lease, header).first(), Some(b'A' | b'C' | b'D')) {
-            return;
+        // SELECT, INSERT, UPDATE, BEGIN, ROLLBACK …: the text has told all there is.
+        match body(lease, header) {
+            [b'A' | b'C' | b'D', ..] => {}
+            [b'S', b'E', b'T', ..] | [b'R', b'E', b'S', ..] => return self.open.confirm(),
+            _ => return,
         }
         let tag = body(lease, header).to_vec();
         match tag.strip_suffix(b"\0").unwrap_or(&tag) {
             b"DISCARD ALL" => {
+                self.open.confirm();
                 self.forget_statements(lease);
                 self.pins.keep(Effects::INDELIBLE);
                 self.pins.add(super::state::login_effects(&self.params));
@@ -289,6 +292,9 @@ impl Session {
                 self.changed_schema = true;
                 self.pool.schema.fetch_add(1, Ordering::Relaxed);
                 self.pool.doubt_certificate();
+                if self.pool.may_hide() {
+                    self.open.doubt();
+                }
             }
             _ => {}
         }

@@ -11,7 +11,7 @@ use crate::pool::Lease;
 use crate::prepared::{self, Prepared, Unnamed, UnnamedStatement};
 use crate::track::effects::{self, EXAMINED};
 use crate::track::{Effects, PinReason};
-use crate::wire::backend::{self};
+use crate::wire::backend::{self, Status};
 use crate::wire::frontend::{self as tag, Named};
 use crate::wire::{HEADER, Header};
 
@@ -149,6 +149,7 @@ impl Session {
             tag::FLUSH => {}
             tag::FUNCTION_CALL => {
                 // It may call anything.
+                self.guard_sequences(PinReason::Sequence.effect(), lease);
                 self.note_effects(
                     PinReason::Hidden.effect() | Effects::CODE | Effects::UNSEEN,
                     b"function call",
@@ -210,7 +211,8 @@ impl Session {
             return;
         }
         self.pool.sequences.store(true, std::sync::atomic::Ordering::Release);
-        if !lease.foreign_sequences {
+        // In a failed transaction nothing is told, and nothing can be discarded.
+        if !lease.foreign_sequences || lease.status == Status::Failed {
             return;
         }
         self.client.join(&mut lease.socket);

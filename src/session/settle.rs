@@ -10,7 +10,7 @@ use super::state::login_effects;
 use crate::backend::{AskError, Carried};
 use crate::pool::{Lease, Outcome};
 use crate::track::params::Change;
-use crate::track::{Effects, Params, PinReason, names};
+use crate::track::{Effects, Params, PinReason, effects, names};
 use crate::wire::backend::{Status, put_parameter_status};
 
 /// What must be asked of the backend when the transaction is over.
@@ -22,6 +22,8 @@ pub(super) struct Open {
     names: Vec<String>,
     /// The transaction was this text alone, and what it comes to depends on nothing else.
     pure: Option<Arc<[u8]>>,
+    /// The backend has said that something was set or reset.
+    confirmed: bool,
     /// It was more.
     mixed: bool,
     /// Something of the database may have done it.
@@ -51,6 +53,18 @@ impl Open {
         self.mixed |= self.any();
     }
 
+    /// DDL was done: what it made may have been used at once, and be gone again.
+    pub(super) fn doubt(&mut self) {
+        self.asks.add(Effects::PARAMETERS | Effects::ENDS);
+        self.suspect = true;
+        self.mixed = true;
+    }
+
+    /// A command tag has said that something was set or reset.
+    pub(super) fn confirm(&mut self) {
+        self.confirmed = true;
+    }
+
     /// A statement is executed: the second one is another text.
     #[inline]
     pub(super) fn execute(&mut self) {
@@ -72,6 +86,9 @@ impl Session {
             self.open.asks.add(Effects::PARAMETERS);
             self.open.resets |= effects.any(Effects::RESETS);
             self.open.resetting |= effects.any(Effects::RESETS);
+        }
+        if effects::contains(text, b"set_config") {
+            self.open.names.extend(names::dotted(text));
         }
         if effects.any(Effects::SUSPECT) {
             self.open.asks.add(Effects::PARAMETERS | Effects::ENDS);
@@ -118,7 +135,7 @@ impl Session {
     /// The backend is lost, and the client's state with it.
     async fn settle(&mut self, lease: &mut Lease) -> Result<(), AskError> {
         let mut open = std::mem::take(&mut self.open);
-        let pure = open.pure.take().filter(|_| !open.mixed);
+        let pure = open.pure.take().filter(|_| open.confirmed && !open.mixed);
         if let Some(text) = pure.as_ref().filter(|_| open.asks == Effects::PARAMETERS)
             && let Some(outcome) = self.pool.params.outcome(&self.login, &self.params, text)
         {
@@ -133,6 +150,9 @@ impl Session {
         if open.suspect {
             if self.pool.is_stale() {
                 self.pool.certify(lease).await;
+                if lease.broken {
+                    return Err(AskError::Io(std::io::ErrorKind::ConnectionAborted.into()));
+                }
             }
             names.extend(self.pool.hidden_names());
         }
@@ -207,7 +227,9 @@ impl Session {
     fn adopt(&mut self, outcome: Outcome, untold: &[(String, String)], lease: &mut Lease) {
         let Outcome { own, in_force } = outcome;
         // What cannot be put in force from outside, byte by byte as it was, stays where it is.
-        if own.settings.iter().any(|(_, value)| !value.is_ascii()) && !is_utf8(&own) {
+        let is_foreign = own.settings.iter().any(|(_, value)| !value.is_ascii()) && !is_utf8(&own);
+        // Cannot be set where temporary tables have ever been used (manual, `temp_buffers`).
+        if is_foreign || own.settings.get("temp_buffers").is_some() {
             self.pins.add(PinReason::Set.effect());
         }
         if !Arc::ptr_eq(&own, &in_force) || !untold.is_empty() {

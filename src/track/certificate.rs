@@ -94,7 +94,10 @@ impl Certificate {
     /// Whether an object can hide something by itself.
     fn judge(&mut self, object: &Object, names: &mut BTreeSet<String>) -> bool {
         match object.language.as_deref() {
-            Some("c" | "internal") => return !object.trusted,
+            Some("c" | "internal") => {
+                self.globals |= !object.trusted;
+                return !object.trusted;
+            }
             Some("sql" | "plpgsql") | None => {}
             Some(_) => {
                 self.globals = true;
@@ -103,6 +106,7 @@ impl Certificate {
         }
         let effects = Effects::of_body(object.text.as_bytes());
         self.sequences |= effects.any(PinReason::Sequence.effect());
+        self.globals |= effects.any(Effects::INDELIBLE | PinReason::Hidden.effect());
         let hides = effects.any(Effects::HIDES);
         if hides {
             names.extend(names::dotted(object.text.as_bytes()));
@@ -112,6 +116,8 @@ impl Certificate {
 
     fn note(&mut self, object: &Object, hiding: &mut BTreeSet<String>) {
         match &object.name {
+            // Only words are looked for in the texts of others.
+            Some(name) if !name.chars().all(is_word) => self.everywhere = true,
             Some(name) => drop(hiding.insert(name.to_ascii_lowercase())),
             None => self.everywhere = true,
         }
@@ -140,11 +146,12 @@ impl Certificate {
     }
 }
 
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_' || c == '$'
+}
+
 fn words(text: &str) -> BTreeSet<String> {
-    text.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$'))
-        .filter(|word| !word.is_empty())
-        .map(str::to_ascii_lowercase)
-        .collect()
+    text.split(|c: char| !is_word(c)).filter(|word| !word.is_empty()).map(str::to_ascii_lowercase).collect()
 }
 
 #[cfg(test)]

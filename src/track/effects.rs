@@ -136,12 +136,15 @@ impl Effects {
     );
 
     /// What may be left in a backend.
-    pub const RESIDUE: Effects = Effects(Self::PINS.0 | Self::PARAMETERS.0 | Self::UNSEEN.0);
+    pub const RESIDUE: Effects = Effects(Self::PINS.0 | Self::PARAMETERS.0 | Self::UNSEEN.0 | Self::LASTS.0);
 
     const PINS: Effects = Effects((1 << 13) - 1);
 
+    /// Leaves what no reset undoes: connections of dblink, a backup in progress, temporary replication slots.
+    pub const LASTS: Effects = Effects(1 << 23);
+
     /// What cleaning cannot undo: the backend must be discarded.
-    pub const INDELIBLE: Effects = Effects(PinReason::Seed.effect().0 | PinReason::Load.effect().0);
+    pub const INDELIBLE: Effects = Effects(PinReason::Seed.effect().0 | PinReason::Load.effect().0 | Self::LASTS.0);
 
     /// Whether any of `other` is among these.
     pub fn any(self, other: Effects) -> bool {
@@ -187,6 +190,10 @@ impl Effects {
         let mut effects = Effects::NONE;
         if !is_harmless(text) {
             Statements::new(text).each(|found| effects.add(found));
+        }
+        // Within the code that it runs nothing else is looked for.
+        if effects.any(Effects::CODE) && (contains(text, b"currval") || contains(text, b"lastval")) {
+            effects.add(PinReason::Sequence.effect());
         }
         effects
     }
@@ -238,6 +245,10 @@ static SUSPECTS: LazyLock<AhoCorasick> = LazyLock::new(|| {
             "ts_stat",
             "ts_rewrite",
             "crosstab",
+            "xpath_table",
+            "connectby",
+            "pg_backup_start",
+            "replication_slot",
             "U&",
         ])
         .expect("a few short literals always build")
@@ -302,13 +313,17 @@ struct Statements<'a> {
 }
 
 impl<'a> Statements<'a> {
+    const LASTING: Effects =
+        Effects(PinReason::Temporary.effect().0 | PinReason::Role.effect().0 | PinReason::Seed.effect().0);
+
     fn new(text: &'a [u8]) -> Self {
         Self { tokens: Tokens::new(text), is_body: false }
     }
 
     fn each(mut self, mut found: impl FnMut(Effects)) {
         // The first words of the current statement decide what it is.
-        let mut head: Head<'a> = [None; 4];
+        let mut head: Head<'a> = Head::default();
+        let mut names_temp = false;
         let mut count = 0;
         let mut previous = Token::Other;
         let mut hold = false;
@@ -316,22 +331,21 @@ impl<'a> Statements<'a> {
             let token = self.tokens.next();
             match token {
                 None | Some(Token::Punct(b';')) => {
-                    found(leading(&head, count, hold, previous));
-                    (head, count, hold) = ([None; 4], 0, false);
+                    found(leading(&head, count, hold, previous) | temporary_path(&head, names_temp));
+                    (head, count, hold, names_temp) = (Head::default(), 0, false, false);
                     if token.is_none() {
                         return;
                     }
                 }
                 Some(token) if self.is_body && ["begin", "then", "else", "loop"].iter().any(|word| token.is(word)) => {
                     found(leading(&head, count, hold, previous));
-                    (head, count, hold) = ([None; 4], 0, false);
+                    (head, count, hold) = (Head::default(), 0, false);
                 }
                 Some(token) if self.is_body && token.is("execute") => found(DYNAMIC),
                 Some(token) if count == 0 && token.is("explain") => {
-                    // EXPLAIN ANALYZE does what it explains.
-                    head[0] = self.explained();
-                    count = 1;
-                    previous = head[0].unwrap_or(Token::Other);
+                    // EXPLAIN ANALYZE does what it explains; what it is comes next.
+                    self.skip_options();
+                    previous = token;
                 }
                 Some(token) => {
                     if let Some(slot) = head.get_mut(count) {
@@ -339,9 +353,14 @@ impl<'a> Statements<'a> {
                     }
                     count += 1;
                     hold |= token.is("hold") && previous.is("with");
+                    names_temp |= matches!(token, Token::String(text) if contains(text, b"pg_temp"));
                     found(match () {
                         () if token.is("set_config") => self.set_config(),
                         () if token.is("standard_conforming_strings") => self.strings(),
+                        // A rule on that view calls set_config.
+                        () if token.is("pg_settings") && (self.is_body || contains(self.tokens.text(), b"update")) => {
+                            SET | PinReason::Set.effect() | Effects::OTHER
+                        }
                         () => anywhere(&token, &previous),
                     });
                     previous = token;
@@ -350,20 +369,26 @@ impl<'a> Statements<'a> {
         }
     }
 
-    /// The first word behind EXPLAIN and its options.
-    fn explained(&mut self) -> Option<Token<'a>> {
-        let mut depth = 0usize;
-        self.tokens.by_ref().find(|token| match token {
-            Token::Punct(b'(') => {
-                depth += 1;
-                false
+    /// Moves behind the options of an EXPLAIN; a statement in parentheses is none.
+    fn skip_options(&mut self) {
+        let mut ahead = self.tokens.clone();
+        match ahead.next() {
+            Some(Token::Punct(b'(')) => {}
+            Some(token) if token.is("analyze") || token.is("analyse") || token.is("verbose") => {
+                self.tokens = ahead;
+                return self.skip_options();
             }
-            Token::Punct(b')') => {
-                depth = depth.saturating_sub(1);
-                false
-            }
-            _ => depth == 0 && !token.is("analyze") && !token.is("analyse") && !token.is("verbose"),
-        })
+            _ => return,
+        }
+        let is_statement = |token: Token<'_>| {
+            token == Token::Punct(b'(') || ["select", "with", "values", "table"].iter().any(|word| token.is(word))
+        };
+        if ahead.next().is_none_or(is_statement) {
+            return;
+        }
+        if ahead.any(|token| token == Token::Punct(b')')) {
+            self.tokens = ahead;
+        }
     }
 
     /// `SET standard_conforming_strings` to anything but `on`.
@@ -381,17 +406,23 @@ impl<'a> Statements<'a> {
     /// `set_config(name, value, true)` ends with the transaction; anything else in third place does not, or may not.
     fn set_config(&self) -> Effects {
         let mut ahead = self.tokens.clone();
-        let named = ahead.next() == Some(Token::Punct(b'(')) && matches!(ahead.next(), Some(Token::String(_)));
-        let set = if named { SET } else { SET | PinReason::Set.effect() } | Effects::OTHER;
+        let name = match (ahead.next(), ahead.next(), ahead.next()) {
+            (Some(Token::Punct(b'(')), Some(Token::String(name)), Some(Token::Punct(b','))) => Some(name),
+            _ => None,
+        };
+        let mut set = parameter(name) | Effects::OTHER;
         let mut depth = 0usize;
         let mut last = [Token::Other; 2];
         for token in self.tokens.clone().take(LONGEST_CALL) {
             match token {
                 Token::Punct(b';') => break,
+                Token::String(value) if contains(value, b"pg_temp") => set.add(PinReason::Temporary.effect()),
                 Token::Punct(b'(') => depth += 1,
                 Token::Punct(b')') if depth <= 1 => {
                     let local = depth == 1 && last[0] == Token::Punct(b',') && last[1].is("true");
-                    return if local { Effects::LOCAL } else { set };
+                    // What is left of it until the transaction ends, a role or a temporary schema, is asked for.
+                    let lasting = set.only(Self::LASTING);
+                    return if local { Effects::LOCAL | lasting } else { set };
                 }
                 Token::Punct(b')') => depth -= 1,
                 _ => {}
@@ -405,13 +436,70 @@ impl<'a> Statements<'a> {
 /// Tokens of a call that are looked at.
 const LONGEST_CALL: usize = 200;
 
-type Head<'a> = [Option<Token<'a>>; 4];
+/// The first tokens of a statement: as many as a parameter's name may take.
+type Head<'a> = [Option<Token<'a>>; 10];
 
 const SET: Effects = Effects::PARAMETERS;
 const RESET: Effects = Effects(Effects::PARAMETERS.0 | Effects::RESETS.0 | Effects::ENDS.0 | Effects::CLEARS.0);
 const ROLE: Effects = Effects(PinReason::Role.effect().0 | Effects::PARAMETERS.0 | Effects::ENDS.0 | Effects::OTHER.0);
 const CODE: Effects = Effects(Effects::CODE.0 | Effects::UNSEEN.0 | Effects::OTHER.0);
 const DYNAMIC: Effects = Effects(PinReason::Hidden.effect().0 | CODE.0);
+
+/// The effects of setting the parameter with this name; `None`: it is not in the text as it is.
+fn parameter(name: Option<&[u8]>) -> Effects {
+    let unknown = SET | PinReason::Set.effect();
+    let Some(name) = name else { return unknown };
+    let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
+    // These three are in no view (`GUC_NO_SHOW_ALL` of `src/backend/utils/misc/guc_tables.c`).
+    if is("role") || is("session_authorization") {
+        ROLE
+    } else if is("seed") {
+        PinReason::Seed.effect()
+    } else if name.split(|byte| *byte == b'.').all(super::names::is_identifier) {
+        SET
+    } else {
+        unknown
+    }
+}
+
+/// The name that a SET sets, if it stands there in one piece and unquoted. `None` for the forms that have a name of their
+/// own (`TIME ZONE`, `NAMES`).
+fn set_name<'a>(head: &Head<'a>, from: usize) -> Option<Option<Vec<u8>>> {
+    let mut name: Vec<u8> = Vec::new();
+    let mut end = None;
+    for token in head.iter().skip(from) {
+        match token {
+            Some(Token::Punct(b'=')) => return Some(Some(name)),
+            Some(token) if end.is_some() && token.is("to") => return Some(Some(name)),
+            Some(Token::Word(word)) => {
+                let at = word.as_ptr() as usize;
+                if end.is_some_and(|end| end + 1 != at) {
+                    // Two words: a form of its own, or white space around the dot.
+                    return if name.ends_with(b".") { Some(None) } else { None };
+                }
+                name.extend_from_slice(word);
+                end = Some(at + word.len());
+            }
+            Some(Token::Punct(b'.')) => name.push(b'.'),
+            Some(Token::Quoted(_)) => return Some(None),
+            _ => return if name.contains(&b'.') { Some(None) } else { None },
+        }
+    }
+    Some(None)
+}
+
+/// A search path with temporary objects first, for the session or a transaction.
+fn temporary_path(head: &Head<'_>, names_temp: bool) -> Effects {
+    match head[0] {
+        Some(first) if names_temp && first.is("set") => PinReason::Temporary.effect(),
+        _ => Effects::NONE,
+    }
+}
+
+/// Whether a text has a word in it, in any case.
+pub fn contains(text: &[u8], word: &[u8]) -> bool {
+    text.windows(word.len()).any(|window| window.eq_ignore_ascii_case(word))
+}
 
 /// The effect that a statement's first words announce; it has `count` tokens, of which `last` is the last.
 fn leading(head: &Head<'_>, count: usize, hold: bool, last: Token<'_>) -> Effects {
@@ -420,18 +508,14 @@ fn leading(head: &Head<'_>, count: usize, hold: bool, last: Token<'_>) -> Effect
     if first.is("set") {
         // local.x, transaction.x: a parameter's name.
         let is_qualified = head[2] == Some(Token::Punct(b'.'));
-        let quoted = |at: usize| matches!(head.get(at), Some(Some(Token::Quoted(_))));
+        let named = if word(1, "session") && !is_qualified { set_name(head, 2) } else { set_name(head, 1) };
         match () {
-            // A name that must be read exactly is not looked for.
-            () if quoted(1) || quoted(2) && word(1, "session") || quoted(3) && is_qualified => {
-                SET | PinReason::Set.effect()
-            }
-            () if is_qualified => SET,
+            () if is_qualified => parameter(named.flatten().as_deref()),
             () if word(1, "transaction") || word(1, "constraints") => Effects::OTHER,
             () if word(1, "local") => Effects::LOCAL | Effects::OTHER,
             () if word(1, "role") || word(2, "role") || word(2, "authorization") => ROLE,
-            () if last.is("default") => RESET,
-            () => SET,
+            () if last.is("default") || word(1, "time") && last.is("local") => RESET,
+            () => named.map_or(SET, |name| parameter(name.as_deref())),
         }
     } else if first.is("reset") || first.is("discard") {
         RESET
@@ -450,11 +534,8 @@ fn leading(head: &Head<'_>, count: usize, hold: bool, last: Token<'_>) -> Effect
 
 /// The same for a statement that does more than set or end something.
 fn leading_other(first: Token<'_>, word: impl Fn(usize, &str) -> bool, hold: bool, head: &Head<'_>) -> Effects {
-    let has = |name: &str| head.iter().flatten().any(|token| token.is(name));
-    if first.is("update") && has("pg_settings") {
-        // A rule on that view calls set_config.
-        SET | PinReason::Set.effect()
-    } else if first.is("listen") {
+    let has = |name: &str| head.iter().take(4).flatten().any(|token| token.is(name));
+    if first.is("listen") {
         PinReason::Listen.effect()
     } else if first.is("prepare") && !word(1, "transaction") {
         PinReason::Prepare.effect()
@@ -500,7 +581,12 @@ fn anywhere(token: &Token<'_>, previous: &Token<'_>) -> Effects {
             PinReason::AdvisoryLock.effect()
         }
         _ if word.len() >= 18 && word[..18].eq_ignore_ascii_case(b"pg_advisory_unlock") => Effects::ENDS,
-        _ if word.len() >= 6 && word[..6].eq_ignore_ascii_case(b"dblink") => DYNAMIC,
+        _ if word.len() >= 6 && word[..6].eq_ignore_ascii_case(b"dblink") => DYNAMIC | Effects::LASTS,
+        _ if is("pg_backup_start") || is("pg_create_physical_replication_slot") => DYNAMIC | Effects::LASTS,
+        _ if is("pg_create_logical_replication_slot") || is("pg_copy_logical_replication_slot") => {
+            DYNAMIC | Effects::LASTS
+        }
+        _ if word.len() >= 8 && word[..8].eq_ignore_ascii_case(b"crosstab") => DYNAMIC,
         // They run a text that is given to them.
         _ if is("query_to_xml")
             || is("query_to_xmlschema")
@@ -508,7 +594,8 @@ fn anywhere(token: &Token<'_>, previous: &Token<'_>) -> Effects {
             || is("cursor_to_xml")
             || is("ts_stat")
             || is("ts_rewrite")
-            || is("crosstab") =>
+            || is("xpath_table")
+            || is("connectby") =>
         {
             DYNAMIC
         }
@@ -595,6 +682,23 @@ mod tests {
             ("set \"a b\" = 1", "set"),
             ("set a.\"b\" = 1", "set"),
             ("select set_config($1, 'x', false)", "set"),
+            ("select set_config('app.' || $1, 'x', false)", "set"),
+            ("select set_config('app.' 'tenant', 'x', false)", "set"),
+            ("set app . tenant = 'x'", "set"),
+            ("set session app.\"tenant\" = 'x'", "set"),
+            ("set a.b.\"c\" = 'x'", "set"),
+            ("select set_config('role', 'x', false)", "role"),
+            ("select set_config('Session_Authorization', 'x', true)", "role"),
+            ("set seed = 0.5", "seed"),
+            ("set seed to 0.5", "seed"),
+            ("update only pg_catalog.pg_settings set setting = 'x'", "set"),
+            ("with a as (select 1) update pg_settings set setting = 'x'", "set"),
+            ("set local search_path = 'pg_temp'", "temporary"),
+            ("select set_config('search_path', 'pg_temp', true)", "temporary"),
+            ("explain analyze (select setseed(0.1))", "seed"),
+            ("explain (analyze) (select pg_advisory_lock(1))", "advisory_lock"),
+            ("select * from crosstab3('select 1')", "hidden"),
+            ("select dblink_connect('c')", "hidden"),
             ("update pg_settings set setting = 'x' where name = 'y'", "set"),
             ("select query_to_xml('select set_config(1,2,false)', true, true, '')", "hidden"),
             ("select U&\"set_confi\\0067\"('a', 'b', false); select 1", "hidden"),

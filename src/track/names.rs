@@ -34,8 +34,15 @@ fn has_unnamed(text: &[u8]) -> bool {
     let lower = text.to_ascii_lowercase();
     let call = memchr::memmem::find_iter(&lower, b"set_config").any(|at| {
         let behind = lower.get(at + b"set_config".len()..).unwrap_or_default().trim_ascii_start();
-        let argument = behind.strip_prefix(b"(").map(<[u8]>::trim_ascii_start);
-        argument.is_some_and(|argument| !argument.starts_with(b"'"))
+        let Some(argument) = behind.strip_prefix(b"(").map(<[u8]>::trim_ascii_start) else { return false };
+        // 'name', with nothing put together: not 'a' || 'b', not 'a' 'b'. Within a string the quotes are doubled.
+        let quotes = argument.iter().take_while(|byte| **byte == b'\'').count();
+        let name = argument.get(quotes..).unwrap_or_default();
+        let end = name.iter().position(|byte| *byte == b'\'').unwrap_or(name.len());
+        let rest = name.get(end..).unwrap_or_default();
+        let closing = rest.iter().take_while(|byte| **byte == b'\'').count();
+        let next = rest.get(closing..).unwrap_or_default().trim_ascii_start().first();
+        !(quotes == 1 || quotes == 2) || closing != quotes || next != Some(&b',')
     });
     call || memchr::memmem::find(&lower, b"execute").is_some()
 }
@@ -58,7 +65,8 @@ fn is_name(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'$' || byte >= 0x80
 }
 
-fn is_identifier(part: &[u8]) -> bool {
+/// Whether it can be a part of a custom parameter's name.
+pub(super) fn is_identifier(part: &[u8]) -> bool {
     part.first().is_some_and(|byte| is_name(*byte) && !byte.is_ascii_digit())
 }
 
@@ -80,6 +88,8 @@ mod tests {
         assert_eq!(found("do $$begin perform set_config('a.b', '1', false); end$$"), Some("a.b".into()));
         assert_eq!(found("set work_mem = 1.5"), Some(String::new()));
         assert_eq!(found("select set_config($1, $2, false)"), None);
+        assert_eq!(found("select set_config('app.' || $1, $2, false)"), None);
+        assert_eq!(found("select query('select set_config(''a.b'', ''x'', false)')"), Some("a.b".into()));
         assert_eq!(found("do $$begin execute format('set %I = 1', x); end$$"), None);
         assert_eq!(found(&(0..100).map(|n| format!("a.b{n} ")).collect::<String>()), None);
     }

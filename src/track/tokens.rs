@@ -38,6 +38,11 @@ impl<'a> Tokens<'a> {
         Self { text, at: 0 }
     }
 
+    /// All of it.
+    pub(super) fn text(&self) -> &'a [u8] {
+        self.text
+    }
+
     /// The offset behind the last token.
     pub(super) fn offset(&self) -> usize {
         self.at
