@@ -245,3 +245,26 @@ fn nothing_is_asked_and_nothing_cleaned_where_nothing_can_hide() -> Result {
     assert!(!log.contains("UNLISTEN") && !log.contains("DISCARD"), "cleaned for nothing: {log}");
     Ok(())
 }
+
+#[test]
+fn a_statement_parsed_under_a_functions_set_local_is_nobody_elses() -> Result {
+    let (_cluster, proxy) = setup("pool_size = 1\nborrow_timeout = \"20s\"", false)?;
+    let (mut one, mut two) = (proxy.target().connect()?, proxy.target().connect()?);
+    one.value(
+        "create function in_tokyo() returns text language sql as \
+         'select set_config(''TimeZone'', ''Asia/Tokyo'', true)'",
+    )?;
+    let parse = Say::new().parse("s", "select extract(epoch from timestamptz '2024-01-01')::int", &[]).sync();
+    let run = Say::new().bind("", "s", &[]).execute("", 0).sync();
+    two.ask(&parse)?;
+    let expected = two.ask(&run)?.value();
+    two.ask(&Say::new().close_statement("s").sync())?;
+    one.value("begin")?;
+    one.value("select in_tokyo()")?;
+    one.ask(&parse)?;
+    assert_ne!(one.ask(&run)?.value(), expected, "Tokyo is elsewhere");
+    one.value("commit")?;
+    two.ask(&parse)?;
+    assert_eq!(two.ask(&run)?.value(), expected, "the other's meaning of the same text");
+    Ok(())
+}

@@ -114,6 +114,13 @@ impl Pool {
         self.may_hide() && (self.is_stale() || self.certified.load().certificate.suspects(text))
     }
 
+    /// Whether a text may use something that changes parameters until the transaction ends.
+    #[inline]
+    pub(crate) fn suspects_local(&self, text: &[u8]) -> bool {
+        self.locals.load(Ordering::Acquire)
+            && (self.is_stale() || self.certified.load().certificate.suspects_local(text))
+    }
+
     /// DDL has passed: what is known of the catalogue does not hold any more.
     pub(crate) fn doubt_certificate(&self) {
         self.catalogue.fetch_add(1, Ordering::AcqRel);
@@ -123,6 +130,8 @@ impl Pool {
     /// Draws the conclusions from the certificate and the settings.
     pub(super) fn judge(&self) {
         let settings = self.settings.load();
+        let locals = self.is_stale() || self.certified.load().certificate.has_local();
+        self.locals.store(locals && settings.hidden_state != HiddenState::Off, Ordering::Release);
         let unclean = self.is_stale() || !self.certified.load().certificate.is_clean();
         let hides = unclean && settings.hidden_state != HiddenState::Off;
         self.hides.store(hides, Ordering::Release);

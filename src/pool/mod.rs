@@ -59,6 +59,8 @@ pub struct Pool {
     certifying: AtomicBool,
     /// Something in the database may change session state, or nobody knows.
     hides: AtomicBool,
+    /// Something may change parameters until the transaction ends.
+    locals: AtomicBool,
     /// A backend may need cleaning between two clients although nothing is known to be left in it.
     careful: AtomicBool,
     /// Its metrics.

@@ -173,6 +173,7 @@ impl Registry {
             certified: ArcSwap::from_pointee(Certified::unknown()),
             certifying: AtomicBool::new(false),
             hides: AtomicBool::new(settings.hidden_state != HiddenState::Off),
+            locals: AtomicBool::new(settings.hidden_state != HiddenState::Off),
             careful: AtomicBool::new(true),
             metrics: metrics().pool(&key.database, &key.user),
             clients: Arc::default(),

@@ -222,7 +222,14 @@ impl Session {
     /// Whether a text may use something of the database that changes session state.
     #[inline]
     pub(super) fn suspicion(&self, text: &[u8]) -> Effects {
-        if self.pool.suspects(text) { Effects::SUSPECT } else { Effects::NONE }
+        let mut effects = Effects::NONE;
+        if self.pool.suspects(text) {
+            effects.add(Effects::SUSPECT);
+        }
+        if self.pool.suspects_local(text) {
+            effects.add(Effects::LOCAL);
+        }
+        effects
     }
 
     /// Looks through the next bytes of a long Query.

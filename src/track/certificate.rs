@@ -25,10 +25,10 @@ pub struct Object {
 /// What the catalogue says.
 #[derive(Debug, Default)]
 pub struct Certificate {
-    /// Nothing is known, or something may act anywhere.
-    everywhere: bool,
-    /// Names that may hide something.
-    hiding: Option<AhoCorasick>,
+    /// What may change a session's state.
+    hiding: Mentions,
+    /// What may change parameters until the transaction ends.
+    local: Mentions,
     /// Custom parameters named in the sources.
     names: Vec<String>,
     /// Somebody asks for `currval` or `lastval`.
@@ -37,43 +37,112 @@ pub struct Certificate {
     globals: bool,
 }
 
+/// Names in whose mention something is suspected.
+#[derive(Debug, Default)]
+struct Mentions {
+    /// Nothing is known, or something may act anywhere.
+    everywhere: bool,
+    names: Option<AhoCorasick>,
+}
+
+impl Mentions {
+    /// None at all.
+    fn is_empty(&self) -> bool {
+        !self.everywhere && self.names.is_none()
+    }
+
+    fn are_in(&self, text: &[u8]) -> bool {
+        self.everywhere || self.names.as_ref().is_some_and(|names| names.is_match(text))
+    }
+
+    /// Of the objects that are meant, and of all that use one of those.
+    fn of(objects: &[Object], meant: &[bool]) -> Self {
+        let mut mentions = Self::default();
+        let mut names = BTreeSet::new();
+        for (object, _) in objects.iter().zip(meant).filter(|(_, meant)| **meant) {
+            mentions.note(object, &mut names);
+        }
+        mentions.close(objects, meant, &mut names);
+        mentions.everywhere |= names.len() > MOST_NAMES;
+        if !names.is_empty() && !mentions.everywhere {
+            mentions.names = AhoCorasickBuilder::new().ascii_case_insensitive(true).build(&names).ok();
+            mentions.everywhere |= mentions.names.is_none();
+        }
+        mentions
+    }
+
+    fn note(&mut self, object: &Object, names: &mut BTreeSet<String>) {
+        match &object.name {
+            // Only words are looked for in the texts of others.
+            Some(name) if !name.chars().all(is_word) => self.everywhere = true,
+            Some(name) => drop(names.insert(name.to_ascii_lowercase())),
+            None => self.everywhere = true,
+        }
+    }
+
+    fn close(&mut self, objects: &[Object], meant: &[bool], names: &mut BTreeSet<String>) {
+        let mut open: BTreeMap<usize, BTreeSet<String>> = BTreeMap::new();
+        if !names.is_empty() {
+            let rest = objects.iter().enumerate().zip(meant).filter(|(_, meant)| !**meant);
+            open.extend(rest.map(|((at, object), _)| (at, words(&object.text))));
+        }
+        loop {
+            let found: Vec<usize> =
+                open.iter().filter(|(_, words)| !words.is_disjoint(names)).map(|(at, _)| *at).collect();
+            if found.is_empty() {
+                return;
+            }
+            for at in found {
+                open.remove(&at);
+                if let Some(object) = objects.get(at) {
+                    self.note(object, names);
+                }
+            }
+        }
+    }
+}
+
 /// More names than this are not searched for: anything counts.
 const MOST_NAMES: usize = 2_000;
 
 impl Certificate {
     /// Of a catalogue that could not be examined.
     pub fn unknown() -> Self {
-        Self { everywhere: true, globals: true, ..Self::default() }
+        let everywhere = || Mentions { everywhere: true, names: None };
+        Self { hiding: everywhere(), local: everywhere(), globals: true, ..Self::default() }
     }
 
     /// From all objects that are not PostgreSQL's own.
     pub fn new(objects: &[Object]) -> Self {
         let mut certificate = Self::default();
         let mut names = BTreeSet::new();
-        let mut hiding = BTreeSet::new();
-        let hides: Vec<bool> = objects.iter().map(|object| certificate.judge(object, &mut names)).collect();
-        for (object, _) in objects.iter().zip(&hides).filter(|(_, hides)| **hides) {
-            certificate.note(object, &mut hiding);
-        }
-        certificate.close(objects, &hides, &mut hiding);
+        let (hides, locals): (Vec<bool>, Vec<bool>) =
+            objects.iter().map(|object| certificate.judge(object, &mut names)).unzip();
+        certificate.hiding = Mentions::of(objects, &hides);
+        certificate.local = Mentions::of(objects, &locals);
         certificate.names = names.into_iter().collect();
-        certificate.everywhere |= hiding.len() > MOST_NAMES;
-        if !hiding.is_empty() && !certificate.everywhere {
-            certificate.hiding = AhoCorasickBuilder::new().ascii_case_insensitive(true).build(&hiding).ok();
-            certificate.everywhere |= certificate.hiding.is_none();
-        }
         certificate
     }
 
     /// Whether nothing in this database can hide anything.
     #[inline]
     pub fn is_clean(&self) -> bool {
-        !self.everywhere && self.hiding.is_none()
+        self.hiding.is_empty()
     }
 
     /// Whether a text may use something that hides.
     pub fn suspects(&self, text: &[u8]) -> bool {
-        self.everywhere || self.hiding.as_ref().is_some_and(|hiding| hiding.is_match(text))
+        self.hiding.are_in(text)
+    }
+
+    /// Whether something in this database may change parameters until the transaction ends.
+    pub fn has_local(&self) -> bool {
+        !self.local.is_empty()
+    }
+
+    /// Whether a text may use something that does.
+    pub fn suspects_local(&self, text: &[u8]) -> bool {
+        self.local.are_in(text)
     }
 
     /// Custom parameters that something in the database may set.
@@ -91,17 +160,17 @@ impl Certificate {
         self.globals
     }
 
-    /// Whether an object can hide something by itself.
-    fn judge(&mut self, object: &Object, names: &mut BTreeSet<String>) -> bool {
+    /// Whether an object can by itself hide something, and change parameters until the transaction ends.
+    fn judge(&mut self, object: &Object, names: &mut BTreeSet<String>) -> (bool, bool) {
         match object.language.as_deref() {
             Some("c" | "internal") => {
                 self.globals |= !object.trusted;
-                return !object.trusted;
+                return (!object.trusted, !object.trusted);
             }
             Some("sql" | "plpgsql") | None => {}
             Some(_) => {
                 self.globals = true;
-                return true;
+                return (true, true);
             }
         }
         let effects = Effects::of_body(object.text.as_bytes());
@@ -111,38 +180,7 @@ impl Certificate {
         if hides {
             names.extend(names::dotted(object.text.as_bytes()));
         }
-        hides
-    }
-
-    fn note(&mut self, object: &Object, hiding: &mut BTreeSet<String>) {
-        match &object.name {
-            // Only words are looked for in the texts of others.
-            Some(name) if !name.chars().all(is_word) => self.everywhere = true,
-            Some(name) => drop(hiding.insert(name.to_ascii_lowercase())),
-            None => self.everywhere = true,
-        }
-    }
-
-    /// Who uses what hides hides it as well.
-    fn close(&mut self, objects: &[Object], hides: &[bool], hiding: &mut BTreeSet<String>) {
-        let mut open: BTreeMap<usize, BTreeSet<String>> = BTreeMap::new();
-        if !hiding.is_empty() {
-            let rest = objects.iter().enumerate().zip(hides).filter(|(_, hides)| !**hides);
-            open.extend(rest.map(|((at, object), _)| (at, words(&object.text))));
-        }
-        loop {
-            let found: Vec<usize> =
-                open.iter().filter(|(_, words)| !words.is_disjoint(hiding)).map(|(at, _)| *at).collect();
-            if found.is_empty() {
-                return;
-            }
-            for at in found {
-                open.remove(&at);
-                if let Some(object) = objects.get(at) {
-                    self.note(object, hiding);
-                }
-            }
-        }
+        (hides, hides || effects.any(Effects::LOCAL))
     }
 }
 
@@ -229,6 +267,8 @@ mod tests {
         let c = Object { language: Some("c".into()), ..function("c", "x") };
         assert!(!Certificate::new(&[c]).is_clean());
         let operator = Object { name: None, ..uses("", "enter") };
+        let local = Certificate::new(&[function("f", "begin perform set_config('TimeZone', 'UTC', true); end")]);
+        assert!(local.is_clean() && local.suspects_local(b"select f()") && !local.suspects_local(b"select g()"));
         let everywhere = Certificate::new(&[function("enter", "begin set x = 1; end"), operator]);
         assert!(everywhere.suspects(b"select 1"));
         assert!(Certificate::unknown().suspects(b"select 1"));
