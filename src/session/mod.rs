@@ -4,6 +4,7 @@
 //!
 //! One task per client polls both directions; nothing is buffered beyond one read, and an idle client holds no buffer.
 
+mod errors;
 mod handover;
 mod limits;
 mod pipeline;

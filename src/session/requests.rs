@@ -9,7 +9,8 @@ use super::statements::put_parse;
 use crate::error::{Error, Side, SqlState};
 use crate::pool::Lease;
 use crate::prepared::{self, Prepared, Unnamed, UnnamedStatement};
-use crate::track::effects::{self, EXAMINED};
+use crate::track::effects::EXAMINED;
+use crate::track::statements;
 use crate::track::{Effects, PinReason};
 use crate::wire::backend::{self, Status};
 use crate::wire::frontend::{self as tag, Named};
@@ -302,7 +303,7 @@ impl Session {
         if !effects.any(Effects::DEALLOCATE) {
             return None;
         }
-        let (range, name) = effects::deallocated(text.split(|byte| *byte == 0).next().unwrap_or_default())?;
+        let (range, name) = statements::deallocated(text.split(|byte| *byte == 0).next().unwrap_or_default())?;
         let mut statement = self.statements.get(&name)?.statement.clone();
         if lease.statements.get(statement.id) == Prepared::Absent {
             // This backend lacks it; the statement has something of its own to deallocate.

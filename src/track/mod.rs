@@ -6,6 +6,7 @@ pub mod effects;
 pub mod names;
 pub mod options;
 pub mod params;
+pub mod statements;
 mod tokens;
 
 pub use certificate::Certificate;
