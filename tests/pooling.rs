@@ -398,3 +398,18 @@ fn a_slow_reader_stalls_nobody_else() -> Result {
     assert_eq!(slow.read_ready(1)?.commands(), ["SELECT 200"]);
     Ok(())
 }
+
+#[test]
+fn a_frozen_client_keeps_no_backend_open() -> Result {
+    let cluster = Cluster::start()?;
+    // Longer than the catalogue is left unexamined: that must not keep a backend from resting.
+    let proxy = Config::of(&cluster).top("idle_timeout = \"7s\"").start()?;
+    let mut frozen = proxy.target().connect()?;
+    frozen.value("select 1")?;
+    assert_eq!(cluster.backends()?, 1);
+    eventually("the idle backend is closed", || Ok(cluster.backends()? == 0))?;
+    std::thread::sleep(Duration::from_secs(7));
+    assert_eq!(cluster.backends()?, 0, "none is opened for nobody");
+    assert_eq!(frozen.value("select 'thawed'")?, "thawed");
+    Ok(())
+}

@@ -80,6 +80,8 @@ pub(super) struct Certified {
     /// It could not be read; that is not tried again before its time.
     failed: bool,
     at: Instant,
+    /// The pool's transactions until then.
+    transactions: u64,
 }
 
 impl Certified {
@@ -91,6 +93,7 @@ impl Certified {
             fingerprint: None,
             failed: false,
             at: Instant::now(),
+            transactions: 0,
         }
     }
 }
@@ -160,10 +163,14 @@ impl Pool {
     pub(super) fn keep_certified(self: &Arc<Self>) {
         let certified = self.certified.load();
         let changed = certified.schema != self.catalogue.load(Ordering::Acquire);
-        if self.settings.load().hidden_state == HiddenState::Off
-            || (certified.at.elapsed() < EVERY && !changed)
-            || self.clients.load(Ordering::Acquire) == 0
-        {
+        if self.settings.load().hidden_state == HiddenState::Off || (certified.at.elapsed() < EVERY && !changed) {
+            return;
+        }
+        // A pool that nobody uses keeps no backend busy with questions; who comes next finds out.
+        if self.metrics.transactions.get() == certified.transactions {
+            if !self.is_stale() {
+                self.doubt_certificate();
+            }
             return;
         }
         // Where none is idle it queues like everybody else, once.
@@ -183,6 +190,7 @@ impl Pool {
     /// Examines the catalogue. A backend that cannot tell leaves everything suspect.
     pub(crate) async fn certify(&self, backend: &mut Backend) {
         let schema = self.catalogue.load(Ordering::Acquire);
+        let transactions = self.metrics.transactions.get();
         let known = self.certified.load();
         let certified = match examine(backend, known.fingerprint.as_deref()).await {
             Ok(None) => Certified {
@@ -191,6 +199,7 @@ impl Pool {
                 fingerprint: known.fingerprint.clone(),
                 failed: false,
                 at: Instant::now(),
+                transactions,
             },
             Ok(Some((fingerprint, objects))) => {
                 let certificate = Arc::new(Certificate::new(&objects));
@@ -200,11 +209,18 @@ impl Pool {
                 if certificate.asks_sequences() {
                     self.sequences.store(true, Ordering::Release);
                 }
-                Certified { certificate, schema, fingerprint: Some(fingerprint), failed: false, at: Instant::now() }
+                Certified {
+                    certificate,
+                    schema,
+                    fingerprint: Some(fingerprint),
+                    failed: false,
+                    at: Instant::now(),
+                    transactions,
+                }
             }
             Err(error) => {
                 tracing::warn!(pool = %self.key, "cannot examine the catalogue: {error}");
-                Certified { schema, failed: true, ..Certified::unknown() }
+                Certified { schema, failed: true, transactions, ..Certified::unknown() }
             }
         };
         self.certified.store(Arc::new(certified));

@@ -125,10 +125,12 @@ impl Session {
                 self.bound = false;
                 return Ok(self.query(header, lease));
             }
-            tag::PARSE => return Ok(self.parse(header, lease)),
-            tag::BIND => {
-                let taken = self.bind(header, lease);
-                self.bound |= taken;
+            tag::PARSE | tag::BIND => {
+                let taken = match header.tag {
+                    tag::PARSE => self.parse(header, lease),
+                    _ => self.bind(header, lease),
+                };
+                self.bound |= taken && header.tag == tag::BIND;
                 return if self.foreign { Err(foreign_sequences()) } else { Ok(taken) };
             }
             tag::DESCRIBE | tag::CLOSE => return Ok(self.named(header, lease)),
@@ -151,6 +153,9 @@ impl Session {
             tag::FUNCTION_CALL => {
                 // It may call anything.
                 self.guard_sequences(PinReason::Sequence.effect(), lease);
+                if self.foreign {
+                    return Err(foreign_sequences());
+                }
                 self.note_effects(
                     PinReason::Hidden.effect() | Effects::CODE | Effects::UNSEEN,
                     b"function call",
@@ -337,7 +342,7 @@ impl Session {
             let words: Vec<&str> = words.split_ascii_whitespace().take(3).take_while(is_word).collect();
             self.pinned_by = words.join(" ").into();
         }
-        self.pins.add(effects);
+        self.pins.add(effects.only(Effects::PINS));
         self.changes_parse |= effects.any(Effects::LOCAL | Effects::PARAMETERS | Effects::SUSPECT) || self.pins.pins();
     }
 }

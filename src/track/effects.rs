@@ -138,7 +138,8 @@ impl Effects {
     /// What may be left in a backend.
     pub const RESIDUE: Effects = Effects(Self::PINS.0 | Self::PARAMETERS.0 | Self::UNSEEN.0 | Self::LASTS.0);
 
-    const PINS: Effects = Effects((1 << 13) - 1);
+    /// Those that pin.
+    pub const PINS: Effects = Effects((1 << 13) - 1);
 
     /// Leaves what no reset undoes: connections of dblink, a backup in progress, temporary replication slots.
     pub const LASTS: Effects = Effects(1 << 23);
