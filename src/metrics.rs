@@ -88,7 +88,7 @@ impl Metrics {
             ),
             backends: gauges(
                 "pgfunnel_backends",
-                "Backends by state: active (lent), idle, connecting, closing.",
+                "Backends by state: active (lent), listening (for all clients of the pool), idle, connecting, closing.",
                 &by_state,
             ),
             pool_size: gauges("pgfunnel_pool_size", "The most backends that the pool may have.", &pool),

@@ -45,6 +45,11 @@ impl Bounds {
         &own.gate
     }
 
+    /// The narrowest one's size.
+    pub(super) fn narrowest(&self) -> usize {
+        self.0.iter().map(|bound| bound.gate.size()).min().unwrap_or(0)
+    }
+
     pub(super) fn has(&self, gate: &Arc<Gate>) -> bool {
         self.0.iter().any(|bound| Arc::ptr_eq(&bound.gate, gate))
     }

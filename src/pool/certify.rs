@@ -124,6 +124,14 @@ impl Pool {
             && (self.is_stale() || self.certified.load().certificate.suspects_local(text))
     }
 
+    /// Whether a text may use something that sends a notification, while somebody listens.
+    #[inline]
+    pub(crate) fn suspects_notify(&self, text: &[u8]) -> bool {
+        self.listening.load(Ordering::Relaxed) > 0
+            && self.settings.load().hidden_state != HiddenState::Off
+            && (self.is_stale() || self.certified.load().certificate.suspects_notify(text))
+    }
+
     /// DDL has passed: what is known of the catalogue does not hold any more.
     pub(crate) fn doubt_certificate(&self) {
         self.catalogue.fetch_add(1, Ordering::AcqRel);

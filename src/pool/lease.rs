@@ -15,12 +15,36 @@ use crate::wire::backend::Status;
 pub struct Lease {
     pool: Arc<Pool>,
     held: Option<(Taken, Places)>,
+    /// Lent to nobody: the pool's listener.
+    listens: bool,
 }
 
 impl Lease {
     pub(super) fn new(pool: Arc<Pool>, taken: Taken, places: Places) -> Self {
         pool.active.fetch_add(1, Ordering::AcqRel);
-        Self { pool, held: Some((taken, places)) }
+        Self { pool, held: Some((taken, places)), listens: false }
+    }
+
+    /// Keeps the backend for the pool's listener: it is no client's from now on, and counts for none.
+    pub fn become_listener(&mut self) {
+        if let Some((_, places)) = &mut self.held {
+            places.application = None;
+        }
+        if !std::mem::replace(&mut self.listens, true) {
+            self.pool.listening.fetch_add(1, Ordering::AcqRel);
+            self.pool.active.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Whether the backend is where the pool connects to now, and the pool has room for a listener.
+    pub fn may_listen(&self) -> bool {
+        let current = self.held.as_ref().is_some_and(|(taken, _)| self.pool.is_current(taken));
+        current && self.pool.gate.size() > 1 && self.pool.user.size() > 1 && self.pool.bounds.narrowest() > 1
+    }
+
+    fn count_out(&self) {
+        let count = if self.listens { &self.pool.listening } else { &self.pool.active };
+        count.fetch_sub(1, Ordering::AcqRel);
     }
 
     /// Gives the backend back, if it is at a known-idle point, still wanted and not needed elsewhere; otherwise it is
@@ -28,7 +52,7 @@ impl Lease {
     #[inline]
     pub fn release(mut self) {
         let Some((mut taken, places)) = self.held.take() else { return };
-        self.pool.active.fetch_sub(1, Ordering::AcqRel);
+        self.count_out();
         let unwanted = !self.pool.is_current(&taken) || self.pool.bounds.others_wait() || self.pool.has_surplus();
         if taken.backend.broken || taken.backend.status != Status::Idle || unwanted {
             self.pool.close(taken);
@@ -60,7 +84,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some((mut taken, _places)) = self.held.take() {
-            self.pool.active.fetch_sub(1, Ordering::AcqRel);
+            self.count_out();
             taken.backend.broken = true;
             self.pool.close(taken);
         }

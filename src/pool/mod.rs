@@ -69,6 +69,8 @@ pub struct Pool {
     pub clients: Arc<AtomicUsize>,
     /// Clients that hold a lease.
     pub active: AtomicUsize,
+    /// Backends that listen for its clients.
+    listening: AtomicUsize,
     /// Who may have a lease: the queue.
     gate: Arc<Gate>,
     bounds: Bounds,
@@ -91,7 +93,7 @@ pub const ERRAND: &str = "";
 /// The places that a lease holds: those of its application and user, where they have a limit, and the pool's.
 #[derive(Debug)]
 struct Places {
-    _application: Option<Place>,
+    application: Option<Place>,
     _user: Option<Place>,
     _pool: Place,
 }
@@ -134,7 +136,7 @@ impl Pool {
             true => Some(self.user.try_enter()?),
             false => None,
         };
-        let places = Places { _application: application, _user: user, _pool: self.gate.try_enter()? };
+        let places = Places { application, _user: user, _pool: self.gate.try_enter()? };
         match self.take()? {
             (taken, true) => Some(Lease::new(self.clone(), taken, places)),
             (dead, false) => {
@@ -177,7 +179,7 @@ impl Pool {
             false => None,
         };
         stage.store(2, Ordering::Relaxed);
-        Places { _application: application, _user: user, _pool: self.gate.enter().await }
+        Places { application, _user: user, _pool: self.gate.enter().await }
     }
 
     /// With a place: an idle backend, or a new one.
@@ -264,9 +266,10 @@ impl Pool {
     /// The figures that explain a refusal.
     fn figures(&self) -> String {
         format!(
-            "{} of {} backends lent, {} idle, {} connecting, {} closing, {} clients waiting",
+            "{} of {} backends lent, {} listening, {} idle, {} connecting, {} closing, {} clients waiting",
             self.active.load(Ordering::Acquire),
             self.gate.size(),
+            self.listening.load(Ordering::Acquire),
             self.store.len(),
             self.connector.connecting(),
             self.closing.load(Ordering::Acquire),
@@ -326,7 +329,13 @@ impl Pool {
         for (state, count) in [("active", active), ("waiting", waiting), ("idle", idle)] {
             metrics().clients.with_label_values(&[database, user, state]).set(count as i64);
         }
-        let states = [("active", active), ("idle", self.store.len()), ("connecting", connecting), ("closing", closing)];
+        let states = [
+            ("active", active),
+            ("listening", self.listening.load(Ordering::Acquire)),
+            ("idle", self.store.len()),
+            ("connecting", connecting),
+            ("closing", closing),
+        ];
         for (state, count) in states {
             metrics().backends.with_label_values(&[database, user, state]).set(count as i64);
         }

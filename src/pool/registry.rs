@@ -178,6 +178,7 @@ impl Registry {
             metrics: metrics().pool(&key.database, &key.user),
             clients: Arc::default(),
             active: AtomicUsize::new(0),
+            listening: AtomicUsize::new(0),
             gate: Gate::new(initial_size(settings.size)),
             bounds: self.bounds(config, key, settings.size),
             registry: Arc::downgrade(self),

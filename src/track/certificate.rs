@@ -29,6 +29,8 @@ pub struct Certificate {
     hiding: Mentions,
     /// What may change parameters until the transaction ends.
     local: Mentions,
+    /// What may send a notification.
+    notifying: Mentions,
     /// Custom parameters named in the sources.
     names: Vec<String>,
     /// Somebody asks for `currval` or `lastval`.
@@ -109,17 +111,18 @@ impl Certificate {
     /// Of a catalogue that could not be examined.
     pub fn unknown() -> Self {
         let everywhere = || Mentions { everywhere: true, names: None };
-        Self { hiding: everywhere(), local: everywhere(), globals: true, ..Self::default() }
+        Self { hiding: everywhere(), local: everywhere(), notifying: everywhere(), globals: true, ..Self::default() }
     }
 
     /// From all objects that are not PostgreSQL's own.
     pub fn new(objects: &[Object]) -> Self {
         let mut certificate = Self::default();
         let mut names = BTreeSet::new();
-        let (hides, locals): (Vec<bool>, Vec<bool>) =
-            objects.iter().map(|object| certificate.judge(object, &mut names)).unzip();
-        certificate.hiding = Mentions::of(objects, &hides);
-        certificate.local = Mentions::of(objects, &locals);
+        let judged: Vec<Effects> = objects.iter().map(|object| certificate.judge(object, &mut names)).collect();
+        let that = |effects: Effects| judged.iter().map(|own| own.any(effects)).collect::<Vec<_>>();
+        certificate.hiding = Mentions::of(objects, &that(Effects::HIDES));
+        certificate.local = Mentions::of(objects, &that(Effects::HIDES | Effects::LOCAL));
+        certificate.notifying = Mentions::of(objects, &that(Effects::CODE | Effects::NOTIFIES));
         certificate.names = names.into_iter().collect();
         certificate
     }
@@ -145,6 +148,11 @@ impl Certificate {
         self.local.are_in(text)
     }
 
+    /// Whether a text may use something that sends a notification.
+    pub fn suspects_notify(&self, text: &[u8]) -> bool {
+        self.notifying.are_in(text)
+    }
+
     /// Custom parameters that something in the database may set.
     pub fn names(&self) -> &[String] {
         &self.names
@@ -160,27 +168,23 @@ impl Certificate {
         self.globals
     }
 
-    /// Whether an object can by itself hide something, and change parameters until the transaction ends.
-    fn judge(&mut self, object: &Object, names: &mut BTreeSet<String>) -> (bool, bool) {
+    /// What an object can do by itself.
+    fn judge(&mut self, object: &Object, names: &mut BTreeSet<String>) -> Effects {
         match object.language.as_deref() {
-            Some("c" | "internal") => {
-                self.globals |= !object.trusted;
-                return (!object.trusted, !object.trusted);
-            }
+            Some("c" | "internal") if object.trusted => return Effects::NONE,
             Some("sql" | "plpgsql") | None => {}
             Some(_) => {
                 self.globals = true;
-                return (true, true);
+                return Effects::HIDES | Effects::NOTIFIES;
             }
         }
         let effects = Effects::of_body(object.text.as_bytes());
         self.sequences |= effects.any(PinReason::Sequence.effect());
         self.globals |= effects.any(Effects::INDELIBLE | PinReason::Hidden.effect());
-        let hides = effects.any(Effects::HIDES);
-        if hides {
+        if effects.any(Effects::HIDES) {
             names.extend(names::dotted(object.text.as_bytes()));
         }
-        (hides, hides || effects.any(Effects::LOCAL))
+        effects
     }
 }
 
@@ -268,6 +272,16 @@ mod tests {
         assert!(!Certificate::new(&[c]).is_clean());
         let operator = Object { name: None, ..uses("", "enter") };
         let local = Certificate::new(&[function("f", "begin perform set_config('TimeZone', 'UTC', true); end")]);
+        let notifying = Certificate::new(&[
+            function("tell", "begin perform pg_notify('a', 'b'); return new; end"),
+            uses("orders", "public.tell"),
+            function("say", "begin if true then notify a; end if; end"),
+            function("run", "begin execute $1; end"),
+        ]);
+        for text in ["insert into orders values (1)", "select say()", "select run('x')"] {
+            assert!(notifying.suspects_notify(text.as_bytes()), "{text}");
+        }
+        assert!(!notifying.suspects_notify(b"select 1"));
         assert!(local.is_clean() && local.suspects_local(b"select f()") && !local.suspects_local(b"select g()"));
         let everywhere = Certificate::new(&[function("enter", "begin set x = 1; end"), operator]);
         assert!(everywhere.suspects(b"select 1"));

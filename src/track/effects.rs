@@ -115,6 +115,11 @@ impl Effects {
     /// Mentions something of the database that may change session state: see [`super::Certificate`].
     pub const SUSPECT: Effects = Effects(1 << 22);
 
+    /// May send a notification when the transaction commits: `NOTIFY`, `pg_notify`.
+    pub const NOTIFIES: Effects = Effects(1 << 28);
+    /// An `UNLISTEN`.
+    pub const UNLISTENS: Effects = Effects(1 << 29);
+
     /// What a function may not do without being noticed.
     pub const HIDES: Effects = Effects(
         (Self::PINS.0 & !PinReason::Sequence.effect().0)
@@ -243,6 +248,7 @@ static SUSPECTS: LazyLock<AhoCorasick> = LazyLock::new(|| {
             "advisory",
             "currval",
             "lastval",
+            "pg_notify",
             "setseed",
             "dblink",
             "temp",

@@ -2,6 +2,7 @@
 //! statements. Pure: bytes in, decisions out.
 
 pub mod certificate;
+pub mod channels;
 pub mod effects;
 pub mod names;
 pub mod options;

@@ -90,6 +90,11 @@ impl Params {
         Self { id: NEXT.fetch_add(1, Ordering::Relaxed), parse_key: settings.parse_key(), settings, reported }
     }
 
+    /// The client's encoding, in PostgreSQL's own spelling.
+    pub fn encoding(&self) -> &str {
+        self.reported.get("client_encoding").map(String::as_str).unwrap_or_default()
+    }
+
     /// What must change on a backend where `current` is in force (`None`: unknown). `None`: nothing.
     pub fn change_from<'a>(self: &'a Arc<Self>, current: Option<&Arc<Params>>) -> Option<Change<'a>> {
         let wanted = &self.settings;

@@ -220,7 +220,7 @@ fn leading(head: &Head<'_>, count: usize, hold: bool, last: Token<'_>) -> Effect
     } else if first.is("close") && word(1, "all") {
         Effects::CLEARS | Effects::ENDS
     } else if first.is("unlisten") {
-        Effects::ENDS
+        Effects::UNLISTENS | Effects::CLEARS | Effects::ENDS
     } else if first.is("deallocate") {
         Effects::DEALLOCATE | Effects::CLEARS | Effects::ENDS
     } else if first.is("select") && word(1, "pg_advisory_unlock_all") && count == 4 {
@@ -235,6 +235,8 @@ fn leading_other(first: Token<'_>, word: impl Fn(usize, &str) -> bool, hold: boo
     let has = |name: &str| head.iter().take(4).flatten().any(|token| token.is(name));
     if first.is("listen") {
         PinReason::Listen.effect()
+    } else if first.is("notify") {
+        Effects::NOTIFIES
     } else if first.is("prepare") && !word(1, "transaction") {
         PinReason::Prepare.effect()
     } else if first.is("load") {
@@ -270,6 +272,7 @@ fn anywhere(token: &Token<'_>, previous: &Token<'_>) -> Effects {
         }
         7 if is("pg_temp") => PinReason::Temporary.effect(),
         7 if is("currval") || is("lastval") => PinReason::Sequence.effect(),
+        9 if is("pg_notify") => Effects::NOTIFIES,
         7 if is("setseed") => PinReason::Seed.effect(),
         _ if is("pg_advisory_lock")
             || is("pg_advisory_lock_shared")
@@ -323,7 +326,7 @@ pub fn deallocated(text: &[u8]) -> Option<(std::ops::Range<usize>, Vec<u8>)> {
 }
 
 /// Doubled quotes become single ones.
-fn unquote(word: &[u8]) -> Vec<u8> {
+pub(super) fn unquote(word: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(word.len());
     let mut quoted = false;
     for &byte in word {

@@ -228,6 +228,13 @@ pub fn parameter_status(body: &[u8]) -> Option<(&str, &str)> {
     Some((std::str::from_utf8(name).ok()?, std::str::from_utf8(value).ok()?))
 }
 
+/// Process id and channel of a NotificationResponse body.
+pub fn notification(body: &[u8]) -> Option<(i32, &[u8])> {
+    let (pid, rest) = body.split_first_chunk()?;
+    let (channel, _) = split_cstr(rest)?;
+    Some((i32::from_be_bytes(*pid), channel))
+}
+
 /// The fields of an ErrorResponse or NoticeResponse that a proxy reads. A missing field is empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ErrorFields {
