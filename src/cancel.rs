@@ -135,6 +135,11 @@ impl Handle {
         self.waker.register(waker);
     }
 
+    /// Wakes the client's task: something has come for it.
+    pub fn wake(&self) {
+        self.waker.wake();
+    }
+
     /// The order in force.
     #[inline]
     pub fn order(&self) -> Order {

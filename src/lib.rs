@@ -25,6 +25,8 @@ pub mod pool;
 
 pub mod cancel;
 
+pub mod listen;
+
 pub mod session;
 
 pub mod client;

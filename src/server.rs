@@ -78,6 +78,7 @@ fn shared(config: Config) -> Result<Arc<Shared>, Failure> {
         registry: Registry::new(config.clone(), keys.clone()),
         config: ArcSwap::new(config),
         clients: Arc::new(Clients::default()),
+        listeners: Arc::default(),
         tls: ArcSwapOption::new(tls.map(Arc::new)),
         verifiers: Verifiers::new(keys, secret.clone()),
         auth_query: AuthQueryCache::new(),

@@ -148,7 +148,7 @@ fn set_in_every_transaction_shape_is_answered_as_by_postgresql() -> Result {
 }
 
 /// What one client leaves in its backend, how it is seen, and what a clean backend shows.
-const LEFTOVERS: [(&str, &str, &str); 9] = [
+const LEFTOVERS: [(&str, &str, &str); 8] = [
     (
         "create temp table leftover (a int)",
         "select count(*) from pg_class where relname = 'leftover' and relnamespace = pg_my_temp_schema()",
@@ -164,7 +164,6 @@ const LEFTOVERS: [(&str, &str, &str); 9] = [
         "select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()",
         "0",
     ),
-    ("listen leftover", "select count(*) from pg_listening_channels()", "0"),
     ("begin; declare c cursor with hold for select 1; commit", "select count(*) from pg_cursors", "0"),
     ("prepare leftover as select 1", "select count(*) from pg_prepared_statements where name = 'leftover'", "0"),
     ("set role pg_read_all_data", "select current_user", "app"),

@@ -77,6 +77,16 @@ impl Backend {
         self.collect().await
     }
 
+    /// Runs a text of one or more statements as a simple Query, in one transaction. The unnamed statement is gone then.
+    ///
+    /// # Errors
+    /// See [`AskError`]; after `Io` the backend is marked broken.
+    pub async fn run(&mut self, text: &str) -> Result<Answer, AskError> {
+        self.statements.unnamed = Unnamed::Absent;
+        frontend::query(text, self.socket.output())?;
+        self.collect().await
+    }
+
     /// Removes every trace of the last owner that PostgreSQL can remove (manual, `DISCARD`). On failure the backend is
     /// marked broken.
     pub async fn clean(&mut self) {

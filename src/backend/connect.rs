@@ -198,6 +198,7 @@ async fn once(
         owner: 0,
         unclean: false,
         foreign_sequences: false,
+        notified: false,
         residue: Effects::NONE,
         has_setters: false,
         has_asks: false,

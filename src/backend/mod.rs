@@ -58,6 +58,8 @@ pub struct Backend {
     pub unclean: bool,
     /// Another owner's `currval` may still be there.
     pub foreign_sequences: bool,
+    /// A transaction of its owner's may have sent a notification that the listener has yet to hear.
+    pub notified: bool,
     /// What its owner may have left behind.
     pub residue: Effects,
     /// Whether it has our own statements for putting parameters in force.

@@ -15,6 +15,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use crate::cancel::{Clients, Entry};
 use crate::config::{Config, Network};
 use crate::error::{Error, Side, SqlState};
+use crate::listen::Listeners;
 use crate::metrics::metrics;
 use crate::net::tls::ServerTls;
 use crate::net::{Plain, Socket, proxy_protocol};
@@ -33,6 +34,8 @@ pub struct Shared {
     pub registry: Arc<Registry>,
     /// Logged-in clients.
     pub clients: Arc<Clients>,
+    /// Who listens for them.
+    pub listeners: Arc<Listeners>,
     /// TLS towards clients, if it is on.
     pub tls: ArcSwapOption<ServerTls>,
     /// What clients must prove.
@@ -127,11 +130,12 @@ pub async fn serve(shared: Arc<Shared>, plain: Plain, peer: Option<SocketAddr>) 
         return;
     };
     let log = shared.config.load().log_connections;
+    let listeners = shared.listeners.clone();
     drop(shared);
     let _user_count = user_count;
     let _clients = Count::new(&pool.clients);
     let (key, id) = (pool.key.clone(), entry.handle.id);
-    let mut session = Session::new(socket, pool, entry.handle.clone(), params);
+    let mut session = Session::new(socket, pool, entry.handle.clone(), params, listeners);
     let end = session.run().await;
     if log {
         let how = match end {

@@ -23,6 +23,7 @@ impl Session {
         self.copy_in = false;
         self.deallocating = None;
         self.open.mix();
+        self.listening.roll_back();
         if fields.is_fatal() {
             self.fatal = true;
             lease.broken = true;

@@ -114,6 +114,7 @@ impl Session {
             }
         };
         if lease.owner != self.handle.id {
+            self.hear_out(&mut lease).await;
             lease.foreign_sequences |= lease.owner != 0;
             lease.owner = self.handle.id;
         }
@@ -162,6 +163,7 @@ impl Session {
                 lease.barrier().await;
             }
         }
+        let start = self.listening.start.take();
         let changed_schema = std::mem::take(&mut self.changed_schema);
         // What is known of the catalogue when the next client comes says nothing about what could be done until now.
         lease.unclean |= changed_schema || self.pool.may_hide();
@@ -195,7 +197,10 @@ impl Session {
                 // What it made may hide something from the next statement on.
                 self.pool.certify(&mut lease).await;
             }
-            lease.release();
+            match start {
+                Some(start) => start.run(lease),
+                None => lease.release(),
+            }
             return None;
         }
         if lease.status != Status::Idle {

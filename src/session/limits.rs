@@ -115,6 +115,9 @@ impl Session {
         if self.handle.order() == Order::Stop {
             return Poll::Ready(super::shutting_down());
         }
+        if self.is_rung(lease) {
+            cx.waker().wake_by_ref();
+        }
         let settings = self.pool.settings.load();
         // Without Sync or Flush PostgreSQL need not answer at all.
         let unfinished = self.open_batch && !self.flushing && self.pipeline.outstanding() == 0;

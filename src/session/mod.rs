@@ -7,6 +7,7 @@
 mod errors;
 mod handover;
 mod limits;
+mod listening;
 mod pipeline;
 mod refusal;
 mod replies;
@@ -106,6 +107,9 @@ impl Session {
                     Order::None => {}
                     Order::Drain | Order::Stop => return Poll::Ready(Err(End::Ended(Some(shutting_down())))),
                 }
+                if let Err(error) = self.tell_news() {
+                    return Poll::Ready(Err(End::Ended(Some(error))));
+                }
                 match self.answer_alone() {
                     Ok(None) => return Poll::Ready(Ok(Wish::More)),
                     Ok(Some(Wish::Leave)) => return Poll::Ready(Ok(Wish::Leave)),
@@ -119,6 +123,9 @@ impl Session {
                         Poll::Pending => return Poll::Pending,
                         Poll::Ready(Ok(())) => {}
                     }
+                }
+                if self.listening.has_news() {
+                    continue;
                 }
                 match self.client.poll_fill(cx) {
                     Poll::Ready(Ok(n)) if n > 0 => {}
@@ -173,6 +180,10 @@ impl Session {
             }
             held_back = self.holds_back(lease);
             self.say_what_is_due(lease);
+        }
+        if self.has_news(lease) {
+            lease.socket.join(&mut self.client);
+            self.tell_news().map_err(Outcome::Ended)?;
         }
         let sent = poll_forward(&mut self.client, &mut lease.socket, cx);
         if let Poll::Ready(Err(error)) = sent {

@@ -23,6 +23,8 @@ pub(super) enum Fate {
     Swallow,
     /// Its place has been taken by something else.
     Replaced,
+    /// It is not its turn yet.
+    Wait,
 }
 
 /// Why the backend can serve no longer.
@@ -72,6 +74,7 @@ impl Session {
                     self.reply_rest = header.total - now;
                 }
                 Fate::Replaced => {}
+                Fate::Wait => return Ok(()),
             }
             if self.fatal {
                 return Err(Lost::Said);
@@ -98,7 +101,12 @@ impl Session {
                 self.copy_in = false;
                 self.command_complete(header, lease);
             }
-            tag::READY => self.ready(header, lease)?,
+            tag::READY => {
+                if !self.is_told(header, lease) {
+                    return Ok(Fate::Wait);
+                }
+                self.ready(header, lease)?;
+            }
             tag::BIND_COMPLETE => self.expect(|expect| matches!(expect, Expect::Bind(_)))?,
             tag::PARSE_COMPLETE => return self.parse_complete(),
             tag::CLOSE_COMPLETE => {
@@ -139,8 +147,8 @@ impl Session {
                 // A Sync that is ignored ends no batch.
                 self.open_batch |= self.pipeline.is_certain();
             }
+            tag::NOTIFICATION => return Ok(self.notification(header, lease)),
             tag::NOTICE
-            | tag::NOTIFICATION
             | tag::PARAMETER_DESCRIPTION
             | tag::COPY_OUT
             | b'V' // FunctionCallResponse
@@ -169,7 +177,7 @@ impl Session {
                 ));
             }
             // A message from another session may come at any time.
-            tag::NOTIFICATION => return Ok(Fate::Pass),
+            tag::NOTIFICATION => return Ok(self.notification(header, lease)),
             _ => {}
         }
         Ok(Fate::Swallow)
@@ -236,6 +244,7 @@ impl Session {
             self.barrier = false;
             self.open.resetting = false;
             self.statements.settle();
+            self.listening.settle();
         }
         lease.status = Status::decode(body(lease, header)).map_err(Lost::Confused)?;
         if answered {
@@ -264,6 +273,7 @@ impl Session {
         // SELECT, INSERT, UPDATE, BEGIN, ROLLBACK …: the text has told all there is.
         match body(lease, header) {
             [b'A' | b'C' | b'D', ..] => {}
+            [b'U', b'N', ..] | [b'R', b'O', ..] if self.listening.is_active() => {}
             [b'S', b'E', b'T', ..] | [b'R', b'E', b'S', ..] => return self.open.confirm(),
             _ => return,
         }
@@ -275,7 +285,11 @@ impl Session {
                 self.pins.keep(Effects::INDELIBLE);
                 self.pins.add(super::state::login_effects(&self.params));
                 lease.residue.keep(Effects::INDELIBLE | Effects::PARAMETERS);
+                self.listening.discard();
             }
+            b"UNLISTEN" => self.listening.unlistened(),
+            b"COMMIT" => self.listening.commit(),
+            b"ROLLBACK" => self.listening.roll_back(),
             b"DEALLOCATE ALL" => {
                 self.forget_statements(lease);
                 self.unpin(PinReason::Prepare);
@@ -336,7 +350,7 @@ pub(super) fn body(lease: &Lease, header: Header) -> &[u8] {
 /// Whether a message is looked into.
 #[inline]
 fn must_be_whole(message: u8) -> bool {
-    matches!(message, tag::COMMAND_COMPLETE | tag::READY | tag::ERROR | tag::PARAMETER_STATUS)
+    matches!(message, tag::COMMAND_COMPLETE | tag::READY | tag::ERROR | tag::PARAMETER_STATUS | tag::NOTIFICATION)
 }
 
 #[cold]

@@ -145,6 +145,7 @@ impl Session {
                 self.clears = false;
                 self.bound = false;
                 if !self.copy_in {
+                    self.barrier |= self.listening.may_hear_itself();
                     self.open_batch = false;
                     self.pipeline.push(Expect::Sync);
                 }
@@ -235,6 +236,9 @@ impl Session {
         if self.pool.suspects_local(text) {
             effects.add(Effects::LOCAL);
         }
+        if self.pool.suspects_notify(text) {
+            effects.add(Effects::NOTIFIES);
+        }
         effects
     }
 
@@ -269,6 +273,9 @@ impl Session {
         let mut renamed = None;
         if effects != Effects::NONE {
             let text = body.to_vec();
+            if self.must_hear_first(effects) {
+                return false;
+            }
             // A longer one has been seen only in part; PostgreSQL is asked with the client's own name.
             if header.body() <= EXAMINED {
                 if effects.any(Effects::DEALLOCATE) && !self.open_batch && !self.pipeline.is_certain() {
@@ -280,7 +287,7 @@ impl Session {
             self.note_effects(effects, &text, lease);
         }
         self.guard_sequences(effects, lease);
-        self.barrier = effects.any(Effects::CLEARS);
+        self.barrier = effects.any(Effects::CLEARS) || self.listening.may_hear_itself();
         self.clearing = effects;
         lease.statements.unnamed = Unnamed::Absent;
         // It ends what an extended query began.
@@ -333,6 +340,8 @@ impl Session {
     /// Pins the client if it must, and notes what its backend carries from now on.
     pub(super) fn note_effects(&mut self, effects: Effects, text: &[u8], lease: &mut Lease) {
         let effects = self.open(effects, text, lease);
+        self.listening.note(effects, text);
+        lease.notified |= effects.any(Effects::NOTIFIES | Effects::CODE);
         lease.residue.add(effects.only(Effects::RESIDUE));
         if effects.reasons().any(|reason| !self.pins.any(reason.effect())) {
             // Only words, never a value.

@@ -10,7 +10,7 @@ use super::state::login_effects;
 use crate::backend::{AskError, Carried};
 use crate::pool::{Lease, Outcome};
 use crate::track::params::Change;
-use crate::track::{Effects, Params, PinReason, effects, names};
+use crate::track::{Effects, PinReason, effects, names};
 use crate::wire::backend::{Status, put_parameter_status};
 
 /// What must be asked of the backend when the transaction is over.
@@ -120,6 +120,7 @@ impl Session {
     /// See [`Session::settle`]; a client that stays with its backend finds it as it left it.
     pub(super) async fn settle_and_count(&mut self, lease: &mut Lease) -> Result<(), AskError> {
         self.settle(lease).await?;
+        self.share_channels(lease).await?;
         self.count_pins();
         if self.is_pinned() && lease.params.is_some() {
             // What a reset took away on the backend that it keeps.
@@ -170,7 +171,8 @@ impl Session {
             Err(error) => return Err(error),
         };
         self.handle.attach(&lease.identity);
-        self.client.output().extend_from_slice(&carried.notifications);
+        let heard = std::mem::take(&mut carried.notifications);
+        self.tell_own(&heard);
         if open.resets {
             // A custom parameter that was reset is empty, not absent.
             let is_reset = |name: &str| carried.settings.get(name) == Some("") && name.contains('.');
@@ -227,7 +229,7 @@ impl Session {
     fn adopt(&mut self, outcome: Outcome, untold: &[(String, String)], lease: &mut Lease) {
         let Outcome { own, in_force } = outcome;
         // What cannot be put in force from outside, byte by byte as it was, stays where it is.
-        let is_foreign = own.settings.iter().any(|(_, value)| !value.is_ascii()) && !is_utf8(&own);
+        let is_foreign = own.settings.iter().any(|(_, value)| !value.is_ascii()) && own.encoding() != "UTF8";
         // Cannot be set where temporary tables have ever been used (manual, `temp_buffers`).
         if is_foreign || own.settings.get("temp_buffers").is_some() {
             self.pins.add(PinReason::Set.effect());
@@ -247,8 +249,4 @@ impl Session {
         self.params = own;
         self.changes_parse = self.pins.pins();
     }
-}
-
-fn is_utf8(params: &Params) -> bool {
-    params.reported.get("client_encoding").is_some_and(|encoding| encoding == "UTF8")
 }

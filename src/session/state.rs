@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::BACKLOG;
 use super::limits::Limits;
+use super::listening::Listening;
 use super::pipeline::Pipeline;
 use super::refusal::Refused;
 use super::replies::Lost;
@@ -11,6 +12,7 @@ use super::settle::Open;
 use crate::cancel::{Handle, Order};
 use crate::config::{PoolMode, PoolSettings};
 use crate::error::Error;
+use crate::listen::Listeners;
 use crate::net::Socket;
 use crate::pool::{Lease, Pool};
 use crate::prepared::ClientStatements;
@@ -85,6 +87,8 @@ pub struct Session {
     pub(super) refused: Option<Refused>,
     /// The `DEALLOCATE` that runs: the client's name and the statement's id.
     pub(super) deallocating: Option<(Box<[u8]>, u64)>,
+    /// What it listens to.
+    pub(super) listening: Listening,
 }
 
 /// How a session ended.
@@ -112,7 +116,13 @@ pub(super) enum Outcome {
 
 impl Session {
     /// A client that has just been told ReadyForQuery.
-    pub fn new(client: Socket, pool: Arc<Pool>, handle: Arc<Handle>, params: Arc<Params>) -> Self {
+    pub fn new(
+        client: Socket,
+        pool: Arc<Pool>,
+        handle: Arc<Handle>,
+        params: Arc<Params>,
+        listeners: Arc<Listeners>,
+    ) -> Self {
         let application = params.settings.get("application_name").unwrap_or_default().into();
         let pins = login_effects(&params);
         Self {
@@ -152,6 +162,7 @@ impl Session {
             local_parses: Vec::new(),
             refused: None,
             deallocating: None,
+            listening: Listening::new(listeners),
         }
     }
 

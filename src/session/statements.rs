@@ -212,7 +212,11 @@ impl Session {
         }
         let names = portal.len() + name.len() + 2;
         let portal = portal.to_vec();
-        self.note_bound(statement.effects | self.suspicion(&statement.definition), &statement.definition, lease);
+        let effects = statement.effects | self.suspicion(&statement.definition);
+        if self.must_hear_first(effects) {
+            return false;
+        }
+        self.note_bound(effects, &statement.definition, lease);
         self.ensure_prepared(&statement, lease);
         self.client.skip(HEADER + names, &mut lease.socket);
         let rest = header.body() - names;
@@ -238,6 +242,9 @@ impl Session {
             None => self.unnamed.clone(),
         };
         if let Some((effects, definition)) = bound {
+            if self.must_hear_first(effects) {
+                return false;
+            }
             self.note_bound(effects, &definition, lease);
         }
         self.pass_bind(header)
