@@ -311,6 +311,12 @@ fn nobody_elses_unnamed_statement_is_ever_executed() -> Result {
     two.ask(&Say::new().parse("bad", "selec", &[]).and(&Say::new().raw(b'Q', b"select 1\0")).sync())?;
     let answer = two.ask(&Say::new().bind("", "", &[]).execute("", 0).sync())?;
     assert_eq!(answer.error().code, "26000", "{answer:?}");
+    // What was to take it away is skipped, too, and the next batch is sent before that is known.
+    one.ask(&Say::new().parse("", "select 'secret'", &[]).sync())?;
+    let bind = Say::new().bind("", "", &[]).execute("", 0).sync();
+    let answer = two.ask(&Say::new().execute("nothing", 0).and(&bind).and(&bind))?;
+    let codes: Vec<String> = answer.errors().into_iter().map(|error| error.code).collect();
+    assert_eq!(codes, ["34000", "26000"], "{answer:?}");
     Ok(())
 }
 

@@ -91,6 +91,8 @@ pub(super) struct Pipeline {
     parses: usize,
     /// What they last do to the unnamed statement.
     unnamed: Option<LastUnnamed>,
+    /// How many of them are ours that do something to it.
+    own_unnamed: usize,
     /// A batch has ended behind it, so that it may be skipped while what follows is not.
     unnamed_hangs: bool,
 }
@@ -117,6 +119,10 @@ impl Pipeline {
                 self.unnamed = Some(LastUnnamed::Close(*version));
                 self.unnamed_hangs = false;
             }
+            Expect::OwnUnnamed(_) | Expect::OwnClose(0) => {
+                self.own_unnamed += 1;
+                self.unnamed_hangs = false;
+            }
             _ => {}
         }
         self.queue.push_back(expect);
@@ -139,6 +145,7 @@ impl Pipeline {
             }
             Expect::Parse(Parsed::Named(..)) | Expect::OwnParse(_) => self.parses -= 1,
             Expect::Parse(Parsed::Unnamed(unnamed)) if self.parses_unnamed(unnamed.version) => self.unnamed = None,
+            Expect::OwnUnnamed(_) | Expect::OwnClose(0) => self.own_unnamed -= 1,
             // The same version may be closed twice; the first answer is as good.
             Expect::CloseUnnamed(version) if self.unnamed == Some(LastUnnamed::Close(*version)) => self.unnamed = None,
             _ => {}
@@ -182,9 +189,10 @@ impl Pipeline {
         matches!(self.unnamed, Some(LastUnnamed::Close(_)))
     }
 
-    /// Whether the last such Parse, or a Query that ends them all, may yet be skipped while what is sent now is not.
+    /// Whether the last of what is done to the unnamed statement, or a Query that ends it, may yet be skipped while what is
+    /// sent now is not.
     pub(super) fn unnamed_hangs(&self) -> bool {
-        self.queries > 0 || self.unnamed.is_some() && self.unnamed_hangs
+        self.queries > 0 || (self.unnamed.is_some() || self.own_unnamed > 0) && self.unnamed_hangs
     }
 
     /// Whether a Parse of this statement is among them.
@@ -268,6 +276,18 @@ mod tests {
         let mut p = pipeline([Expect::Bind(0), Expect::Execute]);
         assert!(!p.fail().1);
         assert!(p.is_empty() && p.is_certain());
+    }
+
+    #[test]
+    fn what_is_done_to_the_unnamed_statement_hangs_behind_a_sync() {
+        for expect in [Expect::OwnClose(0), Expect::OwnUnnamed(1), Expect::CloseUnnamed(1)] {
+            let mut p = pipeline([expect, Expect::Bind(0)]);
+            assert!(!p.unnamed_hangs());
+            p.push(Expect::Sync);
+            assert!(p.unnamed_hangs());
+            p.pop();
+            assert!(!p.unnamed_hangs());
+        }
     }
 
     #[test]
