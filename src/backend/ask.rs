@@ -22,8 +22,6 @@ pub type Row = Vec<Option<String>>;
 pub struct Answer {
     /// The rows, all of them; questions of ours have few.
     pub rows: Vec<Row>,
-    /// Notifications that came meanwhile, as they came: they are for the client that listens.
-    pub notifications: Vec<u8>,
 }
 
 /// Why there is no answer.
@@ -74,16 +72,6 @@ impl Backend {
         bind_text("", arguments, out)?;
         frontend::execute("", 0, out)?;
         frontend::sync(out);
-        self.collect().await
-    }
-
-    /// Runs a text of one or more statements as a simple Query, in one transaction. The unnamed statement is gone then.
-    ///
-    /// # Errors
-    /// See [`AskError`]; after `Io` the backend is marked broken.
-    pub async fn run(&mut self, text: &str) -> Result<Answer, AskError> {
-        self.statements.unnamed = Unnamed::Absent;
-        frontend::query(text, self.socket.output())?;
         self.collect().await
     }
 
@@ -140,7 +128,7 @@ impl Backend {
             match tag {
                 tag::DATA_ROW => answer.rows.push(row(body)),
                 tag::NOTIFICATION => {
-                    answer.notifications.extend_from_slice(self.socket.unseen().get(..total).unwrap_or_default());
+                    self.notifications.extend_from_slice(self.socket.unseen().get(..total).unwrap_or_default());
                 }
                 tag::PARAMETER_STATUS => note_parameter(&mut self.reported, body),
                 tag::ERROR => {

@@ -23,8 +23,6 @@ pub struct Carried {
     pub settings: Settings,
     /// Pins, if they were asked for.
     pub pins: Option<Effects>,
-    /// Notifications that came meanwhile, for the client.
-    pub notifications: Vec<u8>,
 }
 
 /// A statement of ours, and its name, which no client can use: see [`prepared::prefix`].
@@ -99,7 +97,7 @@ impl Backend {
         }
         frontend::sync(out);
         let answer = self.collect().await?;
-        let mut carried = Carried { settings: Settings::default(), pins: None, notifications: answer.notifications };
+        let mut carried = Carried { settings: Settings::default(), pins: None };
         let mut timeout = None;
         for row in answer.rows {
             match <[Option<String>; 3]>::try_from(row) {
@@ -157,6 +155,26 @@ impl Backend {
         // The setters' own answers.
         answer.rows.drain(..answer.rows.len().min(2));
         Ok(answer)
+    }
+
+    /// Runs statements without rows in one transaction, whatever limits of time the session has. The unnamed statement is
+    /// used.
+    ///
+    /// # Errors
+    /// See [`AskError`].
+    pub async fn run(&mut self, statements: &[&str]) -> Result<(), AskError> {
+        self.statements.unnamed = Unnamed::Unknown;
+        let out = self.put_asks()?;
+        for limit in [TIMEOUT, "lock_timeout"] {
+            run(&LOCAL_SETTER, &[limit, "0"], out)?;
+        }
+        for statement in statements {
+            frontend::parse("", statement, [], out)?;
+            bind_text("", &[], out)?;
+            frontend::execute("", 0, out)?;
+        }
+        frontend::sync(out);
+        self.collect().await.map(drop)
     }
 
     /// Puts settings in force, in one round trip, and returns what is reported then.

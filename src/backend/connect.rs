@@ -199,6 +199,7 @@ async fn once(
         unclean: false,
         foreign_sequences: false,
         notified: false,
+        notifications: Vec::new(),
         residue: Effects::NONE,
         has_setters: false,
         has_asks: false,

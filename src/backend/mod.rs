@@ -60,6 +60,8 @@ pub struct Backend {
     pub foreign_sequences: bool,
     /// A transaction of its owner's may have sent a notification that the listener has yet to hear.
     pub notified: bool,
+    /// What it was told while it answered questions of ours (NotificationResponses), for the client that listens.
+    pub notifications: Vec<u8>,
     /// What its owner may have left behind.
     pub residue: Effects,
     /// Whether it has our own statements for putting parameters in force.

@@ -1,14 +1,19 @@
 //! What waits for one client: notifications that came while it was in a transaction, or does not read.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
 
 use crate::cancel::Handle;
 use crate::error::{Error, Side, SqlState};
 
-/// Bytes of notifications that may wait for one client: a frozen one must not take the others' memory.
+/// Bytes that may wait for one client: a frozen one must not take the others' memory.
 const LARGEST: usize = 1024 * 1024;
+
+/// What a waiting message takes besides its bytes.
+const OVERHEAD: usize = 48;
 
 /// A client's inbox.
 pub(super) struct Inbox {
@@ -16,31 +21,43 @@ pub(super) struct Inbox {
     waiting: Mutex<Waiting>,
     /// Whether there is anything.
     any: AtomicBool,
-    /// The newest barrier that the listener has passed for it.
-    passed: AtomicU64,
+    /// Told when there is room again.
+    room: Notify,
 }
 
 #[derive(Default)]
 struct Waiting {
     messages: VecDeque<Arc<[u8]>>,
     bytes: usize,
+    /// How many have come so far.
+    come: u64,
+    /// The newest echo that has come, and how many messages had come then.
+    echo: (u64, u64),
     end: Option<Ended>,
 }
 
 /// Why no more comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ended {
-    /// More than [`LARGEST`] waited.
+    /// More than [`LARGEST`] waited, and the client took none.
     Overflow,
     /// The listener is gone.
     Lost,
     /// One is in an encoding that the client does not have.
     Untranslatable,
+    /// The client does not want any.
+    Left,
+}
+
+/// A message, and which it is.
+pub(super) struct Taken {
+    pub(super) message: Arc<[u8]>,
+    pub(super) number: u64,
 }
 
 impl Inbox {
     pub(super) fn new(client: Arc<Handle>) -> Arc<Self> {
-        Arc::new(Self { client, waiting: Mutex::default(), any: AtomicBool::new(false), passed: AtomicU64::new(0) })
+        Arc::new(Self { client, waiting: Mutex::default(), any: AtomicBool::new(false), room: Notify::new() })
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
@@ -57,48 +74,100 @@ impl Inbox {
         self.client.pid
     }
 
-    /// A NotificationResponse.
-    pub(super) fn push(&self, message: &Arc<[u8]>) {
+    /// A NotificationResponse. `false`: there is no room for more.
+    #[must_use]
+    pub(super) fn push(&self, message: &Arc<[u8]>) -> bool {
         let mut waiting = self.lock();
         if waiting.end.is_some() {
-            return;
+            return true;
         }
-        waiting.bytes += message.len();
-        if waiting.bytes > LARGEST {
-            *waiting = Waiting { end: Some(Ended::Overflow), ..Waiting::default() };
-        } else {
-            waiting.messages.push_back(message.clone());
-        }
+        waiting.bytes += message.len() + OVERHEAD;
+        waiting.come += 1;
+        waiting.messages.push_back(message.clone());
+        let has_room = waiting.bytes <= LARGEST;
         drop(waiting);
         self.ring();
+        has_room
+    }
+
+    /// Waits until there is room. Cancel-safe.
+    pub(super) async fn has_room(&self) {
+        loop {
+            let told = self.room.notified();
+            {
+                let waiting = self.lock();
+                if waiting.bytes <= LARGEST || waiting.end.is_some() {
+                    return;
+                }
+            }
+            told.await;
+        }
+    }
+
+    /// What was told to be sent before has come.
+    pub(super) fn echo(&self, number: u64) {
+        let mut waiting = self.lock();
+        waiting.echo = (number, waiting.come);
+        drop(waiting);
+        self.client.wake();
+    }
+
+    /// How many messages had come when this echo did; `None`: it has not yet. Nothing is to come any more: all.
+    pub(super) fn echoed(&self, number: u64) -> Option<u64> {
+        let waiting = self.lock();
+        match waiting.echo {
+            (newest, come) if newest >= number => Some(come),
+            _ => waiting.end.map(|_| waiting.come),
+        }
+    }
+
+    /// How many messages have come so far.
+    pub(super) fn come(&self) -> u64 {
+        self.lock().come
+    }
+
+    /// How many of them have been taken.
+    pub(super) fn taken(&self) -> u64 {
+        let waiting = self.lock();
+        waiting.come - waiting.messages.len() as u64
+    }
+
+    /// The client took none for too long.
+    pub(super) fn overflow(&self) {
+        self.end(Ended::Overflow);
     }
 
     /// Nothing comes any more.
     pub(super) fn lose(&self) {
-        self.lock().end.get_or_insert(Ended::Lost);
-        self.ring();
+        self.end(Ended::Lost);
     }
 
     /// One cannot be told: no other is.
     pub(super) fn give_up(&self) -> Error {
-        *self.lock() = Waiting { end: Some(Ended::Untranslatable), ..Waiting::default() };
-        self.ring();
+        self.end(Ended::Untranslatable);
         untranslatable()
     }
 
-    /// The listener has heard all that was sent before this barrier was asked for.
-    pub(super) fn pass(&self, barrier: u64) {
-        self.passed.fetch_max(barrier, Ordering::AcqRel);
-        self.client.wake();
+    /// The client is gone.
+    pub(super) fn close(&self) {
+        self.end(Ended::Left);
+    }
+
+    fn end(&self, why: Ended) {
+        let mut waiting = self.lock();
+        waiting.end.get_or_insert(why);
+        if why != Ended::Lost {
+            waiting.messages = VecDeque::new();
+            waiting.bytes = 0;
+        }
+        drop(waiting);
+        self.room.notify_one();
+        self.ring();
     }
 
     fn ring(&self) {
         self.any.store(true, Ordering::Release);
         self.client.wake();
-    }
-
-    pub(super) fn passed(&self) -> u64 {
-        self.passed.load(Ordering::Acquire)
     }
 
     /// Whether there is anything to take.
@@ -107,31 +176,31 @@ impl Inbox {
         self.any.load(Ordering::Acquire)
     }
 
-    /// Whether nothing comes any more.
-    pub(super) fn is_over(&self) -> bool {
-        self.any() && self.lock().end.is_some()
-    }
-
     /// The next message.
     ///
     /// # Errors
     /// Some were lost: the client must know.
-    pub(super) fn take(&self) -> Result<Option<Arc<[u8]>>, Error> {
+    pub(super) fn take(&self) -> Result<Option<Taken>, Error> {
         let mut waiting = self.lock();
-        if let Some(message) = waiting.messages.pop_front() {
-            waiting.bytes -= message.len();
-            return Ok(Some(message));
+        let Some(message) = waiting.messages.pop_front() else {
+            waiting.messages = VecDeque::new();
+            return match waiting.end {
+                Some(Ended::Lost) => Err(lost()),
+                Some(Ended::Overflow) => Err(overflow()),
+                Some(Ended::Untranslatable) => Err(untranslatable()),
+                Some(Ended::Left) | None => {
+                    self.any.store(false, Ordering::Release);
+                    Ok(None)
+                }
+            };
+        };
+        let was_full = waiting.bytes > LARGEST;
+        waiting.bytes -= message.len() + OVERHEAD;
+        if was_full && waiting.bytes <= LARGEST {
+            self.room.notify_one();
         }
-        waiting.messages = VecDeque::new();
-        match waiting.end {
-            Some(Ended::Lost) => Err(lost()),
-            Some(Ended::Overflow) => Err(overflow()),
-            Some(Ended::Untranslatable) => Err(untranslatable()),
-            None => {
-                self.any.store(false, Ordering::Release);
-                Ok(None)
-            }
-        }
+        let number = waiting.come - waiting.messages.len() as u64;
+        Ok(Some(Taken { message, number }))
     }
 }
 

@@ -1,6 +1,5 @@
 //! The listener: a task with a backend of its own. It carries out what clients order, and passes on what it hears.
 
-use std::collections::HashMap;
 use std::fmt::Write;
 use std::io;
 use std::sync::Arc;
@@ -8,22 +7,30 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::inbox::Inbox;
+use super::table::Table;
 use super::{MARKER, Running, Subscription, quoted};
 use crate::cancel::Handle;
 use crate::pool::Lease;
 use crate::wire::backend::{self as tag, ErrorFields};
 use crate::wire::{HEADER, Header};
 
-/// How long PostgreSQL may take to obey. A `LISTEN` waits for nothing but the commit of other notifications.
+/// How long PostgreSQL may take to obey. A `LISTEN` waits for nothing but the commits of other notifications.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long the others wait for a client that has no room for more, and takes none of what it has.
+const READING: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether the pool still wants this listener.
 const ROUND: Duration = Duration::from_secs(1);
 
 /// Orders that are carried out together.
-const BATCH: usize = 1_000;
+const BATCH: usize = 100;
+
+/// Statements that are said in one text.
+const TEXT: usize = 500;
 
 /// What clients want.
 pub(super) enum Order {
@@ -34,120 +41,44 @@ pub(super) enum Order {
     /// To hear nothing any more.
     Gone { client: u64 },
     /// To know that all that was sent until now has come.
-    Barrier { inbox: Arc<Inbox>, number: u64 },
+    Echo { inbox: Arc<Inbox>, number: u64 },
 }
 
 /// Makes a session's backend the listener.
 pub struct Start {
     listener: Running,
     orders: UnboundedReceiver<Order>,
-    channels: Vec<String>,
-    inbox: Option<Arc<Inbox>>,
+    table: Table,
 }
 
-/// What takes a session's state away but what it listens to (manual, `DISCARD`), and the limits that would end an idle
-/// session; those that this version of PostgreSQL has.
+/// What takes a session's state away but what it listens to (manual, `DISCARD`), and the limits that would end it; those
+/// that this version of PostgreSQL has.
 const SETTLE: &str = "RESET SESSION AUTHORIZATION; CLOSE ALL; SELECT pg_catalog.pg_advisory_unlock_all(); \
      DEALLOCATE ALL; DISCARD PLANS; DISCARD SEQUENCES; DISCARD TEMP; \
-     SELECT pg_catalog.set_config(name, value, false) FROM \
-     (VALUES ('statement_timeout', '0'), ('idle_session_timeout', '0'), ('client_encoding', 'UTF8')) own (name, value) \
+     SELECT pg_catalog.set_config(name, value, false) FROM (VALUES ('statement_timeout', '0'), ('lock_timeout', '0'), \
+     ('transaction_timeout', '0'), ('idle_session_timeout', '0'), ('client_encoding', 'UTF8')) own (name, value) \
      WHERE EXISTS (SELECT FROM pg_catalog.pg_settings s WHERE s.name OPERATOR(pg_catalog.=) own.name)";
 
 impl Start {
     pub(super) fn new(listener: Running, orders: UnboundedReceiver<Order>) -> Self {
-        Self { listener, orders, channels: Vec::new(), inbox: None }
+        Self { listener, orders, table: Table::default() }
     }
 
-    /// The subscription of the client whose backend it will be.
+    /// The subscription of the client whose backend it will be, and which listens to these channels already.
     pub fn subscribe(&mut self, client: Arc<Handle>, channels: Vec<String>) -> Subscription {
         let mut subscription = Subscription::new(self.listener.clone(), client);
         subscription.note(&channels);
-        self.channels = channels;
-        self.inbox = Some(subscription.inbox());
+        self.table.enter(&subscription.inbox(), channels, None);
         subscription
     }
 
-    /// Takes the backend, which listens to the channels of that subscription. If that fails, all that have subscribed
-    /// meanwhile learn that the listener is lost.
+    /// Takes the backend. If that fails, all that have subscribed meanwhile learn that the listener is lost.
     pub fn run(self, mut lease: Lease) {
-        lease.become_listener();
-        let mut table = Table::default();
-        if let Some(inbox) = self.inbox {
-            for channel in self.channels {
-                table.members.entry(channel).or_default().push(Member { inbox: inbox.clone(), from: None });
-            }
-        }
-        tokio::spawn(Task { lease, table, orders: self.orders }.run());
-    }
-}
-
-/// Where a moment's mark ends among these messages.
-pub(super) fn position(messages: &[u8], moment: u64) -> Option<usize> {
-    let mut at = 0;
-    while let Ok(Some(header)) = Header::peek(messages.get(at..)?, tag::limit) {
-        let body = messages.get(at + HEADER..at + header.total)?;
-        if mark(body) == Some(moment) {
-            return Some(at);
-        }
-        at += header.total;
-    }
-    None
-}
-
-/// The moment that a NotificationResponse marks.
-fn mark(body: &[u8]) -> Option<u64> {
-    let payload = body.get(4..)?.strip_prefix(MARKER.as_bytes())?.strip_prefix(b"\0")?.strip_suffix(b"\0")?;
-    std::str::from_utf8(payload).ok()?.parse().ok()
-}
-
-/// Who listens to what.
-#[derive(Default)]
-struct Table {
-    members: HashMap<String, Vec<Member>>,
-}
-
-struct Member {
-    inbox: Arc<Inbox>,
-    /// It hears from this moment on.
-    from: Option<u64>,
-}
-
-impl Table {
-    /// Removes a client's entries where `is_meant`; the channels that nobody wants any more.
-    fn remove(&mut self, client: u64, is_meant: impl Fn(&str) -> bool) -> Vec<String> {
-        let mut unwanted = Vec::new();
-        self.members.retain(|channel, members| {
-            if is_meant(channel) {
-                members.retain(|member| member.inbox.client() != client);
-            }
-            if members.is_empty() {
-                unwanted.push(channel.clone());
-            }
-            !members.is_empty()
-        });
-        unwanted
-    }
-
-    /// Passes a NotificationResponse on.
-    fn dispatch(&mut self, message: &[u8]) {
-        let body = message.get(HEADER..).unwrap_or_default();
-        if let Some(moment) = mark(body) {
-            for member in self.members.values_mut().flatten() {
-                member.from.take_if(|from| *from == moment);
-            }
-            return;
-        }
-        let channel = tag::notification(body).and_then(|(_, channel)| std::str::from_utf8(channel).ok());
-        if let Some(members) = channel.and_then(|channel| self.members.get(channel)) {
-            let message: Arc<[u8]> = message.into();
-            members.iter().filter(|member| member.from.is_none()).for_each(|member| member.inbox.push(&message));
-        }
-    }
-}
-
-impl Drop for Table {
-    fn drop(&mut self) {
-        self.members.values().flatten().for_each(|member| member.inbox.lose());
+        // What came with the answers to our last questions.
+        let heard = std::mem::take(&mut lease.notifications);
+        let mut task = Task { lease, table: self.table, orders: self.orders, full: Vec::new() };
+        super::each(&heard, |message| task.full.extend(task.table.dispatch(message)));
+        tokio::spawn(task.run());
     }
 }
 
@@ -155,13 +86,19 @@ struct Task {
     lease: Lease,
     table: Table,
     orders: UnboundedReceiver<Order>,
+    /// Inboxes without room.
+    full: Vec<Arc<Inbox>>,
 }
 
 impl Task {
     async fn run(mut self) {
-        match self.listen().await {
+        let outcome = self.listen().await;
+        self.lease.end_listening();
+        // Who joins now gets no answer, and asks for a new listener.
+        drop(self.orders);
+        match outcome {
+            // Nobody listens any more.
             Ok(()) => {
-                // Nobody listens any more.
                 self.lease.clean().await;
                 self.lease.release();
             }
@@ -179,7 +116,7 @@ impl Task {
         self.lease.forget_own_statements();
         let mut round = tokio::time::interval(ROUND);
         let mut batch = Vec::new();
-        while !self.table.members.is_empty() {
+        while !self.table.is_empty() {
             tokio::select! {
                 count = self.orders.recv_many(&mut batch, BATCH) => {
                     if count == 0 {
@@ -188,89 +125,70 @@ impl Task {
                     self.obey(std::mem::take(&mut batch)).await?;
                 }
                 heard = self.lease.socket.message(tag::limit) => {
-                    let header = heard?;
-                    self.hear(header)?;
+                    self.hear(heard?)?;
+                    self.wait_for_room().await;
                 }
                 _ = round.tick() => {
+                    self.table.give_up(PATIENCE);
                     if !self.lease.may_listen() {
                         return Err(io::Error::other("the pool has no place for it any more"));
                     }
                 }
             }
         }
-        // Who joins now gets no answer, and asks for a new listener.
-        self.orders.close();
         Ok(())
     }
 
     /// Carries out orders, all at once.
     async fn obey(&mut self, orders: Vec<Order>) -> io::Result<()> {
-        let mut text = String::new();
-        let mut put = |word: &str, channel: &str| {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{word} {};", quoted(channel));
-        };
-        let (mut joined, mut barriers) = (Vec::new(), Vec::new());
+        let mut texts = Texts::default();
+        let (mut joined, mut echoes) = (Vec::new(), Vec::new());
         for order in orders {
             match order {
                 Order::Join { inbox, channels, moment, done } => {
-                    for channel in channels {
-                        let members = self.table.members.entry(channel.clone()).or_default();
-                        if members.is_empty() {
-                            put("LISTEN", &channel);
-                        }
-                        if members.iter().all(|member| member.inbox.client() != inbox.client()) {
-                            members.push(Member { inbox: inbox.clone(), from: Some(moment) });
-                        }
-                    }
+                    texts.put("LISTEN", &self.table.enter(&inbox, channels, Some(moment)));
                     joined.push(done);
                 }
-                Order::Leave { client, channels } => {
-                    let unwanted = self.table.remove(client, |channel| channels.iter().any(|left| left == channel));
-                    unwanted.iter().for_each(|channel| put("UNLISTEN", channel));
-                }
-                Order::Gone { client } => {
-                    self.table.remove(client, |_| true).iter().for_each(|channel| put("UNLISTEN", channel));
-                }
-                Order::Barrier { inbox, number } => barriers.push((inbox, number)),
+                Order::Leave { client, channels } => texts.put("UNLISTEN", &self.table.leave(client, channels)),
+                Order::Gone { client } => texts.put("UNLISTEN", &self.table.remove(client)),
+                Order::Echo { inbox, number } => echoes.push((inbox, number)),
             }
         }
-        if !barriers.is_empty() {
+        if !echoes.is_empty() {
             // Notifications are told in the order of their commits: behind this one all are here (`async.c`).
-            put("NOTIFY", &MARKER);
+            texts.put("NOTIFY", std::slice::from_ref(&*MARKER));
         }
-        if !text.is_empty() {
+        for text in texts.done {
             self.ask(&text).await?;
         }
         for done in joined {
             // Who has left meanwhile says so by an order of its own.
             let _ = done.send(());
         }
-        barriers.into_iter().for_each(|(inbox, number)| inbox.pass(number));
+        echoes.into_iter().for_each(|(inbox, number)| inbox.echo(number));
         Ok(())
     }
 
     /// Runs a text, and hears what comes meanwhile.
     async fn ask(&mut self, text: &str) -> io::Result<()> {
+        let limit = Instant::now() + PATIENCE;
         postgres_protocol::message::frontend::query(text, self.lease.socket.output())?;
-        tokio::time::timeout(PATIENCE, async {
-            self.lease.socket.flush().await?;
-            loop {
-                let header = self.lease.socket.message(tag::limit).await?;
-                if self.hear(header)? {
-                    return Ok(());
-                }
+        tokio::time::timeout_at(limit, self.lease.socket.flush()).await??;
+        loop {
+            let header = tokio::time::timeout_at(limit, self.lease.socket.message(tag::limit)).await??;
+            if self.hear(header)? {
+                return Ok(());
             }
-        })
-        .await
-        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            self.wait_for_room().await;
+        }
     }
 
     /// One message. `true`: ReadyForQuery.
     fn hear(&mut self, header: Header) -> io::Result<bool> {
         let message = self.lease.socket.unseen().get(..header.total).unwrap_or_default();
         match header.tag {
-            tag::NOTIFICATION => self.table.dispatch(message),
+            tag::NOTIFICATION => self.full.extend(self.table.dispatch(message)),
+            tag::PARAMETER_STATUS => self.lease.note_parameter(header),
             tag::ERROR => {
                 return Err(io::Error::other(
                     ErrorFields::decode(message.get(HEADER..).unwrap_or_default()).into_error(),
@@ -281,5 +199,37 @@ impl Task {
         self.lease.socket.consume(header.total);
         self.lease.socket.give_back();
         Ok(header.tag == tag::READY)
+    }
+
+    /// Nothing more is heard while a client has no room for it; one that takes none of what it has is ended.
+    async fn wait_for_room(&mut self) {
+        let limit = Instant::now() + READING;
+        for inbox in self.full.drain(..) {
+            if tokio::time::timeout_at(limit, inbox.has_room()).await.is_err() {
+                inbox.overflow();
+            }
+        }
+    }
+}
+
+/// What is to be said, in texts that are not too long.
+#[derive(Default)]
+struct Texts {
+    done: Vec<String>,
+    statements: usize,
+}
+
+impl Texts {
+    fn put(&mut self, word: &str, channels: &[String]) {
+        for channel in channels {
+            if self.statements.is_multiple_of(TEXT) {
+                self.done.push(String::new());
+            }
+            self.statements += 1;
+            if let Some(text) = self.done.last_mut() {
+                // Writing to a String cannot fail.
+                let _ = write!(text, "{word} {};", quoted(channel));
+            }
+        }
     }
 }

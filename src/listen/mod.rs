@@ -6,21 +6,25 @@
 mod inbox;
 mod listener;
 mod subscription;
+mod table;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use crate::backend::{AskError, Backend};
+use crate::cancel::Handle;
 use crate::pool::{Pool, PoolKey};
 use crate::prepared;
+use crate::wire::backend as tag;
+use crate::wire::{HEADER, Header};
 use listener::Order;
 pub use listener::Start;
-pub use subscription::Subscription;
+pub use subscription::{MOST_CHANNELS, Subscription};
 
-/// The channel by which backends and listeners agree on a moment. No client can guess it: see [`prepared::prefix`].
+/// The channel by which backends and listeners agree on a moment. Clients do not listen to it: it is not shared.
 static MARKER: LazyLock<String> = LazyLock::new(|| format!("{}marker", prepared::prefix()));
 
 /// The listeners of all pools.
@@ -35,30 +39,50 @@ struct Entry {
     orders: UnboundedSender<Order>,
 }
 
-/// Who listens for a pool.
-pub enum Listener {
-    /// Somebody does.
-    Running(Running),
-    /// Nobody did; who asks now provides the backend.
-    Wanted(Start),
+/// What a client finds that wants to share what it listens to.
+pub enum Found {
+    /// A listener, which listens for it from now on.
+    Joined(Subscription),
+    /// None: its own backend is to become one.
+    Wanted(Box<Start>),
+    /// One that does not answer.
+    Silent,
 }
 
 /// The way to a listener.
 #[derive(Clone)]
-pub struct Running(UnboundedSender<Order>);
+pub(crate) struct Running(UnboundedSender<Order>);
 
 impl Listeners {
-    /// The pool's listener.
-    pub fn of(&self, pool: &Arc<Pool>) -> Listener {
+    /// Joins the pool's listener, if there is one, from the moment that [`hand_over`] marks. See [`Subscription`]'s own
+    /// `join` for who has joined already.
+    pub async fn join(&self, pool: &Arc<Pool>, client: &Arc<Handle>, channels: &[String], moment: u64) -> Found {
+        loop {
+            let listener = match self.find(pool) {
+                Ok(listener) => listener,
+                Err(start) => return Found::Wanted(start),
+            };
+            let mut subscription = Subscription::new(listener.clone(), client.clone());
+            if subscription.join(channels, moment).await {
+                return Found::Joined(subscription);
+            }
+            // One that has just ended makes room for another.
+            if !listener.0.is_closed() {
+                return Found::Silent;
+            }
+        }
+    }
+
+    fn find(&self, pool: &Arc<Pool>) -> Result<Running, Box<Start>> {
         let mut by_pool = self.by_pool.lock().unwrap_or_else(PoisonError::into_inner);
         let is_its = |entry: &&Entry| std::ptr::eq(entry.pool.as_ptr(), Arc::as_ptr(pool)) && !entry.orders.is_closed();
         if let Some(entry) = by_pool.get(&pool.key).filter(is_its) {
-            return Listener::Running(Running(entry.orders.clone()));
+            return Ok(Running(entry.orders.clone()));
         }
         by_pool.retain(|_, entry| !entry.orders.is_closed());
-        let (sender, orders): (_, UnboundedReceiver<Order>) = unbounded_channel();
+        let (sender, orders) = unbounded_channel();
         by_pool.insert(pool.key.clone(), Entry { pool: Arc::downgrade(pool), orders: sender.clone() });
-        Listener::Wanted(Start::new(Running(sender), orders))
+        Err(Box::new(Start::new(Running(sender), orders)))
     }
 }
 
@@ -68,19 +92,52 @@ pub fn moment() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// Marks a moment on a backend that listens: what it has been told before is returned, what comes behind is for the
-/// listener to tell. It listens to nothing afterwards.
+/// Marks a moment on a backend that listens: what it has been told before stays in [`Backend::notifications`], what comes
+/// behind is for the listener to tell. It listens to nothing afterwards. Not cancel-safe.
 ///
 /// # Errors
-/// See [`AskError`].
-pub async fn hand_over(backend: &mut Backend, moment: u64) -> Result<Vec<u8>, AskError> {
-    let answer = backend.run(&format!("LISTEN {0}; NOTIFY {0}, '{moment}'", quoted(&MARKER))).await?;
-    let mut before = answer.notifications;
-    if let Some(end) = listener::position(&before, moment) {
-        before.truncate(end);
+/// See [`AskError`]; after `Refused` it listens as before.
+pub async fn hand_over(backend: &mut Backend, moment: u64) -> Result<(), AskError> {
+    let marker = quoted(&MARKER);
+    backend.run(&[&format!("LISTEN {marker}"), &format!("NOTIFY {marker}, '{moment}'")]).await?;
+    let mut end = 0;
+    let mut marked = None;
+    each(&backend.notifications, |message| {
+        if table::mark(message.get(HEADER..).unwrap_or_default()) == Some(moment) {
+            marked = Some(end);
+        }
+        end += message.len();
+    });
+    backend.notifications.truncate(marked.unwrap_or(end));
+    let before = std::mem::take(&mut backend.notifications);
+    if let Err(AskError::Refused(error)) = backend.run(&["UNLISTEN *"]).await {
+        // It may be told what the listener tells as well.
+        backend.broken = true;
+        return Err(AskError::Io(std::io::Error::other(error)));
     }
-    backend.run("UNLISTEN *").await?;
-    Ok(before)
+    backend.notifications = before;
+    Ok(())
+}
+
+/// Calls `act` with each of these messages.
+pub fn each(mut messages: &[u8], mut act: impl FnMut(&[u8])) {
+    while let Ok(Some(header)) = Header::peek(messages, tag::limit)
+        && let Some((message, rest)) = messages.split_at_checked(header.total)
+    {
+        act(message);
+        messages = rest;
+    }
+}
+
+/// Whether a NotificationResponse is on one of these channels.
+pub fn is_on(message: &[u8], channels: &[String]) -> bool {
+    let heard = tag::notification(message.get(HEADER..).unwrap_or_default());
+    heard.is_some_and(|(_, on)| channels.iter().any(|channel| channel.as_bytes() == on))
+}
+
+/// Whether it is the channel by which moments are marked.
+pub fn is_marker(channel: &[u8]) -> bool {
+    channel == MARKER.as_bytes()
 }
 
 /// As a quoted identifier.

@@ -6,6 +6,23 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::gate::{Gate, Place, Waiting};
 
+/// Where a listener counts beside its place.
+#[derive(Debug)]
+pub(super) struct Seat(Vec<Arc<Gate>>);
+
+impl Seat {
+    /// Whether all of these gates have room for others than listeners.
+    pub(super) fn fits(&self) -> bool {
+        self.0.iter().all(|gate| gate.listeners() < gate.size())
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|gate| gate.count_listener(false));
+    }
+}
+
 /// Gates in the order in which they are entered.
 #[derive(Debug)]
 pub(super) struct Bounds([Bound; 3]);
@@ -45,9 +62,11 @@ impl Bounds {
         &own.gate
     }
 
-    /// The narrowest one's size.
-    pub(super) fn narrowest(&self) -> usize {
-        self.0.iter().map(|bound| bound.gate.size()).min().unwrap_or(0)
+    /// Takes a listener's seat behind every gate; `None`: one of them would have no place left for clients.
+    pub(super) fn take_seat(&self) -> Option<Seat> {
+        let seat = Seat(self.0.iter().map(|bound| bound.gate.clone()).collect());
+        seat.0.iter().for_each(|gate| gate.count_listener(true));
+        seat.fits().then_some(seat)
     }
 
     pub(super) fn has(&self, gate: &Arc<Gate>) -> bool {

@@ -16,6 +16,8 @@ pub struct Gate {
     /// Places that were taken away while somebody was inside; paid by those who leave.
     debt: AtomicUsize,
     waiting: AtomicUsize,
+    /// How many of those inside are listeners, which stay.
+    listeners: AtomicUsize,
 }
 
 /// Being inside; leaving is dropping it.
@@ -33,6 +35,7 @@ impl Gate {
             size: AtomicUsize::new(size),
             debt: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
+            listeners: AtomicUsize::new(0),
         })
     }
 
@@ -95,6 +98,19 @@ impl Gate {
     /// How many are inside.
     pub fn inside(&self) -> usize {
         (self.size() + self.debt.load(Ordering::Acquire)).saturating_sub(self.semaphore.available_permits())
+    }
+
+    /// How many of those inside are listeners.
+    pub(super) fn listeners(&self) -> usize {
+        self.listeners.load(Ordering::Acquire)
+    }
+
+    /// A listener comes, or goes.
+    pub(super) fn count_listener(&self, comes: bool) {
+        match comes {
+            true => self.listeners.fetch_add(1, Ordering::AcqRel),
+            false => self.listeners.fetch_sub(1, Ordering::AcqRel),
+        };
     }
 
     /// How many wait outside.

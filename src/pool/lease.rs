@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use super::bounds::Seat;
 use super::store::Taken;
 use super::{Places, Pool};
 use crate::backend::{Backend, Unfinished};
@@ -16,34 +17,44 @@ pub struct Lease {
     pool: Arc<Pool>,
     held: Option<(Taken, Places)>,
     /// Lent to nobody: the pool's listener.
-    listens: bool,
+    listens: Option<Seat>,
 }
 
 impl Lease {
     pub(super) fn new(pool: Arc<Pool>, taken: Taken, places: Places) -> Self {
         pool.active.fetch_add(1, Ordering::AcqRel);
-        Self { pool, held: Some((taken, places)), listens: false }
+        Self { pool, held: Some((taken, places)), listens: None }
     }
 
-    /// Keeps the backend for the pool's listener: it is no client's from now on, and counts for none.
-    pub fn become_listener(&mut self) {
+    /// Keeps the backend for the pool's listener: it is no client's from now on, and counts for none. `false`: there must
+    /// be another place for the clients behind every bound.
+    pub fn become_listener(&mut self) -> bool {
+        let Some(seat) = self.pool.bounds.take_seat() else { return false };
         if let Some((_, places)) = &mut self.held {
-            places.application = None;
+            (places.application, places.user) = (None, None);
         }
-        if !std::mem::replace(&mut self.listens, true) {
-            self.pool.listening.fetch_add(1, Ordering::AcqRel);
-            self.pool.active.fetch_sub(1, Ordering::AcqRel);
+        self.listens = Some(seat);
+        self.pool.listening.fetch_add(1, Ordering::AcqRel);
+        self.pool.active.fetch_sub(1, Ordering::AcqRel);
+        true
+    }
+
+    /// It listens no more, and counts as lent until it is given back.
+    pub fn end_listening(&mut self) {
+        if self.listens.take().is_some() {
+            self.pool.active.fetch_add(1, Ordering::AcqRel);
+            self.pool.listening.fetch_sub(1, Ordering::AcqRel);
         }
     }
 
-    /// Whether the backend is where the pool connects to now, and the pool has room for a listener.
+    /// Whether the backend is where the pool connects to now, and there is room for it beside those of clients.
     pub fn may_listen(&self) -> bool {
         let current = self.held.as_ref().is_some_and(|(taken, _)| self.pool.is_current(taken));
-        current && self.pool.gate.size() > 1 && self.pool.user.size() > 1 && self.pool.bounds.narrowest() > 1
+        current && self.listens.as_ref().is_none_or(Seat::fits)
     }
 
     fn count_out(&self) {
-        let count = if self.listens { &self.pool.listening } else { &self.pool.active };
+        let count = if self.listens.is_some() { &self.pool.listening } else { &self.pool.active };
         count.fetch_sub(1, Ordering::AcqRel);
     }
 
@@ -59,6 +70,7 @@ impl Lease {
             return;
         }
         taken.backend.idle_since = Instant::now();
+        taken.backend.notifications = Vec::new();
         // Idle first, then the place: in between it counts twice, never not at all.
         self.pool.store.put_back(taken);
         drop(places);

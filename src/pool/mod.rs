@@ -94,7 +94,7 @@ pub const ERRAND: &str = "";
 #[derive(Debug)]
 struct Places {
     application: Option<Place>,
-    _user: Option<Place>,
+    user: Option<Place>,
     _pool: Place,
 }
 
@@ -136,7 +136,7 @@ impl Pool {
             true => Some(self.user.try_enter()?),
             false => None,
         };
-        let places = Places { application, _user: user, _pool: self.gate.try_enter()? };
+        let places = Places { application, user, _pool: self.gate.try_enter()? };
         match self.take()? {
             (taken, true) => Some(Lease::new(self.clone(), taken, places)),
             (dead, false) => {
@@ -179,7 +179,7 @@ impl Pool {
             false => None,
         };
         stage.store(2, Ordering::Relaxed);
-        Places { application, _user: user, _pool: self.gate.enter().await }
+        Places { application, user, _pool: self.gate.enter().await }
     }
 
     /// With a place: an idle backend, or a new one.

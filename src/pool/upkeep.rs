@@ -52,7 +52,7 @@ impl Pool {
             let pool = self.clone();
             let deadline = Instant::now() + pool.settings.load().connect_timeout;
             tokio::spawn(async move {
-                let places = Places { application: None, _user: None, _pool: place };
+                let places = Places { application: None, user: None, _pool: place };
                 if let Ok(super::connector::Outcome::Connected(lease)) = pool.connect_spare(places, deadline).await {
                     lease.release();
                 }

@@ -113,8 +113,8 @@ impl Session {
                 Cleaning::Impossible => {}
             }
         };
+        self.hear_out(&mut lease).await;
         if lease.owner != self.handle.id {
-            self.hear_out(&mut lease).await;
             lease.foreign_sequences |= lease.owner != 0;
             lease.owner = self.handle.id;
         }

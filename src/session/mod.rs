@@ -8,11 +8,13 @@ mod errors;
 mod handover;
 mod limits;
 mod listening;
+mod news;
 mod pipeline;
 mod refusal;
 mod replies;
 mod requests;
 mod settle;
+mod sharing;
 mod state;
 mod statements;
 
@@ -206,7 +208,7 @@ impl Session {
             return Err(Outcome::ClientGone(true));
         }
         let mut moved = held_back && !self.holds_back(lease);
-        if !lease.socket.has_passed() && self.client.backlog() < BACKLOG {
+        if !lease.socket.has_passed() && self.client.backlog() < BACKLOG && !self.holds_ready() {
             match lease.socket.poll_fill(cx) {
                 Poll::Ready(Ok(0)) => {
                     return Err(Outcome::BackendLost(Lost::Broke(io::ErrorKind::UnexpectedEof.into())));

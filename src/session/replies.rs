@@ -273,7 +273,7 @@ impl Session {
         // SELECT, INSERT, UPDATE, BEGIN, ROLLBACK …: the text has told all there is.
         match body(lease, header) {
             [b'A' | b'C' | b'D', ..] => {}
-            [b'U', b'N', ..] | [b'R', b'O', ..] if self.listening.is_active() => {}
+            [b'U', b'N', ..] | [b'R', b'O', ..] if self.listening.shared.is_some() => {}
             [b'S', b'E', b'T', ..] | [b'R', b'E', b'S', ..] => return self.open.confirm(),
             _ => return,
         }
@@ -285,7 +285,7 @@ impl Session {
                 self.pins.keep(Effects::INDELIBLE);
                 self.pins.add(super::state::login_effects(&self.params));
                 lease.residue.keep(Effects::INDELIBLE | Effects::PARAMETERS);
-                self.listening.discard();
+                self.listening.shared = None;
             }
             b"UNLISTEN" => self.listening.unlistened(),
             b"COMMIT" => self.listening.commit(),

@@ -139,6 +139,7 @@ impl Session {
                 self.open_batch = true;
                 self.barrier |= self.clears;
                 self.open.execute();
+                self.listening.execute();
             }
             tag::SYNC => {
                 self.skipping = false;
@@ -153,6 +154,11 @@ impl Session {
             tag::FLUSH => {}
             tag::FUNCTION_CALL => {
                 // It may call anything.
+                if self.must_hear_first(Effects::CODE) {
+                    return Ok(false);
+                }
+                self.listening.note(Effects::CODE, b"");
+                self.barrier |= self.listening.may_hear_itself();
                 self.guard_sequences(PinReason::Sequence.effect(), lease);
                 if self.foreign {
                     return Err(foreign_sequences());
@@ -248,6 +254,7 @@ impl Session {
         let effects = rest.effects(self.client.unseen().get(..now).unwrap_or_default(), self.request_rest == 0);
         if effects != Effects::NONE {
             self.note_effects(effects, b"a long text", lease);
+            self.listening.note(effects, b"");
         }
         if effects != Effects::NONE || self.request_rest == 0 {
             self.rest = None;
@@ -285,6 +292,7 @@ impl Session {
                 renamed = self.rename_deallocated(&text, effects, lease);
             }
             self.note_effects(effects, &text, lease);
+            self.listening.note(effects, &text);
         }
         self.guard_sequences(effects, lease);
         self.barrier = effects.any(Effects::CLEARS) || self.listening.may_hear_itself();
@@ -340,7 +348,6 @@ impl Session {
     /// Pins the client if it must, and notes what its backend carries from now on.
     pub(super) fn note_effects(&mut self, effects: Effects, text: &[u8], lease: &mut Lease) {
         let effects = self.open(effects, text, lease);
-        self.listening.note(effects, text);
         lease.notified |= effects.any(Effects::NOTIFIES | Effects::CODE);
         lease.residue.add(effects.only(Effects::RESIDUE));
         if effects.reasons().any(|reason| !self.pins.any(reason.effect())) {

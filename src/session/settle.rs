@@ -76,6 +76,9 @@ impl Open {
 impl Session {
     /// Notes what will have to be asked after a text with these effects. Names that cannot be known pin.
     pub(super) fn open(&mut self, effects: Effects, text: &[u8], lease: &Lease) -> Effects {
+        if effects.only(Effects::NOTIFIES | Effects::OTHER) == effects {
+            return effects;
+        }
         let mut effects = effects;
         if effects.any(Effects::PARAMETERS | Effects::CODE) {
             match names::custom(text) {
@@ -171,8 +174,7 @@ impl Session {
             Err(error) => return Err(error),
         };
         self.handle.attach(&lease.identity);
-        let heard = std::mem::take(&mut carried.notifications);
-        self.tell_own(&heard);
+        self.tell_heard(lease);
         if open.resets {
             // A custom parameter that was reset is empty, not absent.
             let is_reset = |name: &str| carried.settings.get(name) == Some("") && name.contains('.');

@@ -255,6 +255,7 @@ impl Session {
         if effects != Effects::NONE {
             self.guard_sequences(effects, lease);
             self.note_effects(effects, definition, lease);
+            self.listening.bind(effects, definition);
             self.clears |= effects.any(Effects::CLEARS);
             self.clearing = effects;
         }

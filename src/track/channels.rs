@@ -26,7 +26,7 @@ pub fn unlistened(text: &[u8]) -> Vec<Unlisten> {
                 Some(Token::Punct(b'*')) => found.push(Unlisten::All),
                 Some(Token::Word(name)) => found.push(Unlisten::One(cut(name.to_ascii_lowercase()))),
                 Some(Token::Quoted(name)) => found.push(Unlisten::One(cut(unquote(name)))),
-                // PostgreSQL refuses it.
+                // PostgreSQL refuses it; a text with `U&"…"` pins.
                 _ => {}
             }
         }

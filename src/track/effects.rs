@@ -307,7 +307,7 @@ impl Rest {
     }
 }
 
-const LARGE: Effects = Effects(PinReason::Large.effect().0 | Effects::UNSEEN.0);
+const LARGE: Effects = Effects(PinReason::Large.effect().0 | Effects::UNSEEN.0 | Effects::NOTIFIES.0);
 
 /// Whether the first word is one whose own meaning has no effect. Only an exact match at the very start counts; the
 /// rest is left to the tokenizer.
