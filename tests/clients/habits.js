@@ -34,7 +34,27 @@ async function nodePostgres(number) {
   await pool.end();
 }
 
-const all = Array.from({ length: clients }, (_, number) => (number % 2 ? postgresJs(number) : nodePostgres(number)));
+// postgres.js listens on a connection of its own; node-postgres on any client.
+async function listeners(number) {
+  const sql = postgres(url, { max: 1 });
+  const client = new pg.Client({ connectionString: url });
+  await client.connect();
+  const heard = { postgres: [], pg: [] };
+  await sql.listen(`habit_${number}`, (payload) => heard.postgres.push(payload));
+  client.on("notification", (message) => heard.pg.push(message.payload));
+  await client.query(`LISTEN habit_${number}`);
+  for (let round = 0; round < rounds; round++) await sql.notify(`habit_${number}`, `${round}`);
+  for (let wait = 0; wait < 2000 && (heard.postgres.length < rounds || heard.pg.length < rounds); wait++)
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  const expected = Array.from({ length: rounds }, (_, round) => `${round}`).join();
+  same(heard.postgres.join(), expected, "postgres.js");
+  same(heard.pg.join(), expected, "pg");
+  await sql.end();
+  await client.end();
+}
+
+const habits = [postgresJs, nodePostgres, listeners];
+const all = Array.from({ length: clients }, (_, number) => habits[number % habits.length](number));
 Promise.all(all).then(
   () => console.log("ok"),
   (error) => {

@@ -107,6 +107,30 @@ async def asyncpg_pool(number):
                 assert await conn.fetchval("show work_mem") == "4MB"
 
 
+def psycopg_listener(number):
+    """Waits for its own notifications by psycopg's generator, and knows them by their process id."""
+    with psycopg.connect(URL, autocommit=True) as conn:
+        conn.execute(f"LISTEN habit_{number}")
+        for round in range(ROUNDS):
+            conn.execute(f"NOTIFY habit_{number}, '{round}'")
+            notice = next(conn.notifies(timeout=20))
+            assert (notice.payload, notice.pid) == (str(round), conn.info.backend_pid), notice
+        conn.execute("UNLISTEN *")
+
+
+async def asyncpg_listener(number):
+    """Listens on one connection for what others say on theirs."""
+    listener, speaker = await asyncpg.connect(URL), await asyncpg.connect(URL)
+    heard = asyncio.Queue()
+    await listener.add_listener(f"habit_{number}", lambda conn, pid, channel, payload: heard.put_nowait(payload))
+    for round in range(ROUNDS):
+        await speaker.execute("SELECT pg_notify($1, $2)", f"habit_{number}", str(round))
+        assert await asyncio.wait_for(heard.get(), 20) == str(round)
+        assert await listener.fetchval("SELECT $1::int", round) == round
+    await listener.close()
+    await speaker.close()
+
+
 def main():
     with psycopg.connect(URL, autocommit=True) as conn:
         conn.execute("CREATE TABLE habits (n int, who text)")
@@ -119,6 +143,7 @@ def main():
     django.setup()
 
     habits = [rails, prisma, npgsql, row_level_security, alchemy, django_orm, alchemy_async, asyncpg_pool]
+    habits += [psycopg_listener, asyncpg_listener]
     failures = []
 
     def client(number):
