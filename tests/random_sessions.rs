@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::*;
 
 /// Everything that a session has, in one row.
@@ -146,4 +148,48 @@ fn with_settings_of_the_login() -> Result {
         true,
         &[("TimeZone", "America/New_York"), ("options", "-c work_mem=11MB -c app.tenant=login")],
     )
+}
+
+/// A client that says a program and dies at some byte of it, some without a goodbye.
+fn die(proxy: &Proxy, seed: u64) -> Result {
+    let mut random = Random(seed.wrapping_mul(0x2545_f491_4f6c_dd1d) | 1);
+    let said = program(seed).into_iter().fold(Say::new(), |said, step| said.and(&step.said));
+    let mut client = proxy.target().connect()?;
+    let bytes = said.bytes();
+    client.send(&bytes[..random.below(bytes.len() + 1)])?;
+    if random.below(2) == 0 {
+        std::thread::sleep(Duration::from_micros(random.below(8_000).try_into()?));
+    }
+    match random.below(3) {
+        0 => client.reset()?,
+        1 => client.say(&Say::new().terminate())?,
+        _ => {}
+    }
+    Ok(())
+}
+
+#[test]
+fn whoever_dies_leaves_nothing() -> Result {
+    let cluster = Cluster::start()?;
+    cluster.sql("grant create on schema public to app; grant pg_read_all_data to app")?;
+    cluster.target().connect()?.value(SETUP)?;
+    let proxy = Config::of(&cluster).top("pool_size = 2\nborrow_timeout = \"25s\"").start()?;
+    let clean = cluster.target().connect()?.query(LOOK)?.rows();
+    for round in 0..programs().div_ceil(10) {
+        crowd(5, |number| {
+            let first = round * 100 + u64::try_from(number)? * 2;
+            (first..first + 2).try_for_each(|seed| die(&proxy, seed))
+        })?;
+        // Both backends, held at the same time.
+        let mut next = (0..2).map(|_| proxy.target().connect()).collect::<Result<Vec<_>>>()?;
+        for client in &mut next {
+            client.value("begin")?;
+            let found = client.query(LOOK)?.rows();
+            assert_eq!(found, clean, "round {round}");
+            assert_eq!(client.value("select count(*) from pg_listening_channels()")?, "0", "round {round}");
+            client.value("commit")?;
+        }
+    }
+    assert!(cluster.backends()? <= 2);
+    Ok(())
 }

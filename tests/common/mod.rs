@@ -25,7 +25,7 @@ pub use fake::{Conversation, Fake, reply};
 pub use hostile::{LENGTHS, Random, unharmed};
 pub use message::{Answer, Fields, Message};
 pub use port::Port;
-pub use program::{Manner, Step, agree};
+pub use program::{Manner, Step, agree, programs};
 pub use proxy::{Config, Proxy};
 pub use say::{Say, cancel_request, startup};
 pub use script::{Script, compare, compare_answers, compare_crowd, crowd};

@@ -73,7 +73,8 @@ fn reduced(direct: &Target, proxy: &Target, mut program: Vec<Step>, manner: Mann
     format!("{}\n{why}", steps.join("\n"))
 }
 
-fn programs() -> u64 {
+/// How many programs run.
+pub fn programs() -> u64 {
     std::env::var("PGFUNNEL_TEST_PROGRAMS").ok().and_then(|count| count.parse().ok()).unwrap_or(30)
 }
 
