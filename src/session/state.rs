@@ -173,7 +173,8 @@ impl Session {
             || self.client.backlog() >= BACKLOG
             || self.pipeline.is_full()
             || self.undecided && !self.pipeline.is_certain()
-            || self.barrier && !self.pipeline.is_empty()
+            // A message that has begun goes on.
+            || self.barrier && self.request_rest == 0 && !self.pipeline.is_empty()
     }
 
     /// The transaction is over, nothing is owed to either side, and nothing pins the client.
