@@ -18,12 +18,15 @@ pub struct Lease {
     held: Option<(Taken, Places)>,
     /// Lent to nobody: the pool's listener.
     listens: Option<Seat>,
+    since: Instant,
 }
 
 impl Lease {
     pub(super) fn new(pool: Arc<Pool>, taken: Taken, places: Places) -> Self {
         pool.active.fetch_add(1, Ordering::AcqRel);
-        Self { pool, held: Some((taken, places)), listens: None }
+        let since = Instant::now();
+        pool.pressure.begin(since);
+        Self { pool, held: Some((taken, places)), listens: None, since }
     }
 
     /// Keeps the backend for the pool's listener: it is no client's from now on, and counts for none. `false`: there must
@@ -35,13 +38,15 @@ impl Lease {
         }
         self.listens = Some(seat);
         self.pool.listening.fetch_add(1, Ordering::AcqRel);
-        self.pool.active.fetch_sub(1, Ordering::AcqRel);
+        self.end(Instant::now());
         true
     }
 
     /// It listens no more, and counts as lent until it is given back.
     pub fn end_listening(&mut self) {
         if self.listens.take().is_some() {
+            self.since = Instant::now();
+            self.pool.pressure.begin(self.since);
             self.pool.active.fetch_add(1, Ordering::AcqRel);
             self.pool.listening.fetch_sub(1, Ordering::AcqRel);
         }
@@ -53,9 +58,19 @@ impl Lease {
         current && self.listens.as_ref().is_none_or(Seat::fits)
     }
 
-    fn count_out(&self) {
-        let count = if self.listens.is_some() { &self.pool.listening } else { &self.pool.active };
-        count.fetch_sub(1, Ordering::AcqRel);
+    fn count_out(&self, now: Instant) {
+        if self.listens.is_some() {
+            self.pool.listening.fetch_sub(1, Ordering::AcqRel);
+        } else {
+            self.end(now);
+        }
+    }
+
+    /// It is no client's any more.
+    fn end(&self, now: Instant) {
+        self.pool.active.fetch_sub(1, Ordering::AcqRel);
+        self.pool.pressure.end(now);
+        self.pool.metrics.lease_held.observe(now.saturating_duration_since(self.since).as_secs_f64());
     }
 
     /// Gives the backend back, if it is at a known-idle point, still wanted and not needed elsewhere; otherwise it is
@@ -63,13 +78,14 @@ impl Lease {
     #[inline]
     pub fn release(mut self) {
         let Some((mut taken, places)) = self.held.take() else { return };
-        self.count_out();
+        let now = Instant::now();
+        self.count_out(now);
         let unwanted = !self.pool.is_current(&taken) || self.pool.bounds.others_wait() || self.pool.has_surplus();
         if taken.backend.broken || taken.backend.status != Status::Idle || unwanted {
             self.pool.close(taken);
             return;
         }
-        taken.backend.idle_since = Instant::now();
+        taken.backend.idle_since = now;
         taken.backend.notifications = Vec::new();
         // Idle first, then the place: in between it counts twice, never not at all.
         self.pool.store.put_back(taken);
@@ -96,7 +112,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some((mut taken, _places)) = self.held.take() {
-            self.count_out();
+            self.count_out(Instant::now());
             taken.backend.broken = true;
             self.pool.close(taken);
         }

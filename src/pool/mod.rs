@@ -1,19 +1,21 @@
 //! Pools: who may have a backend, which one, and when it is given up. `borrow` is all that the rest sees of
 //! reservations and bounds, the fair queue, connecting and bb8.
 
+mod borrow;
 mod bounds;
 mod certify;
 mod connector;
 mod gate;
 mod lease;
 mod params;
+mod pressure;
 mod registry;
 mod store;
 mod upkeep;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -25,7 +27,7 @@ pub use registry::{PoolKey, Registry, configured_credential, no_database};
 use crate::backend::Target;
 use crate::config::PoolSettings;
 use crate::error::{Error, Side, SqlState};
-use crate::metrics::{PoolMetrics, metrics};
+use crate::metrics::{PoolMetrics, WINDOWS};
 use crate::prepared;
 use crate::wire::backend::Status;
 use bounds::Bounds;
@@ -33,6 +35,8 @@ use certify::Certified;
 use connector::Connector;
 use params::KnownParams;
 pub(crate) use params::Outcome;
+use pressure::Pressure;
+pub use pressure::Sample;
 use store::{Store, Stored, Taken};
 
 /// An idle backend is looked at in the kernel before it is lent only if nobody had it for so long: the runtime notices
@@ -71,6 +75,7 @@ pub struct Pool {
     pub active: AtomicUsize,
     /// Backends that listen for its clients.
     listening: AtomicUsize,
+    pressure: Pressure,
     /// Who may have a lease: the queue.
     gate: Arc<Gate>,
     bounds: Bounds,
@@ -80,6 +85,8 @@ pub struct Pool {
     /// Increased when what it connects to changes; older backends are not lent any more.
     generation: AtomicU64,
     waiting: AtomicUsize,
+    /// When those who wait began to, and how many at that moment.
+    waits: Mutex<BTreeMap<Instant, usize>>,
     closing: AtomicUsize,
     store: Store,
     connector: Connector,
@@ -99,106 +106,6 @@ struct Places {
 }
 
 impl Pool {
-    /// Waits for a lease for a client with this `application_name`, in order of arrival, at most `borrow_timeout`. Cancel-safe: dropped, it leaves the queue.
-    ///
-    /// # Errors
-    /// 53300 when the time is over or the queue is full; the database's own error when it refuses us.
-    pub async fn borrow(self: &Arc<Self>, application: &str) -> Result<Lease, Error> {
-        let result = match self.borrow_now(application) {
-            Some(lease) => {
-                self.metrics.borrow_wait.observe(0.0);
-                return Ok(lease);
-            }
-            // Boxed: a client's task is as large as its largest wait, and most never wait.
-            None => Box::pin(self.borrow_waiting(application)).await,
-        };
-        if let Err(error) = &result {
-            if error.code == SqlState::TOO_MANY_CONNECTIONS && error.side == Side::Proxy {
-                self.metrics.borrow_timed_out.inc();
-            } else {
-                self.metrics.borrow_refused.inc();
-            }
-        }
-        result
-    }
-
-    /// A lease without waiting: a free place and an idle backend.
-    #[inline]
-    fn borrow_now(self: &Arc<Self>, application: &str) -> Option<Lease> {
-        if self.store.len() == 0 {
-            return None;
-        }
-        let application = match self.application_gate(application) {
-            Some(gate) => Some(gate.try_enter()?),
-            None => None,
-        };
-        let user = match self.user.is_limited() {
-            true => Some(self.user.try_enter()?),
-            false => None,
-        };
-        let places = Places { application, user, _pool: self.gate.try_enter()? };
-        match self.take()? {
-            (taken, true) => Some(Lease::new(self.clone(), taken, places)),
-            (dead, false) => {
-                self.close(dead);
-                None
-            }
-        }
-    }
-
-    async fn borrow_waiting(self: &Arc<Self>, application: &str) -> Result<Lease, Error> {
-        let settings = self.settings.load_full();
-        if self.waiting.load(Ordering::Acquire) >= settings.max_waiting {
-            return Err(self.queue_full(&settings));
-        }
-        let asked = Instant::now();
-        let deadline = asked + settings.borrow_timeout;
-        let _waiting = gate::Waiting::new(&self.waiting);
-        let stage = AtomicUsize::new(0);
-        let result = tokio::time::timeout_at(deadline.into(), async {
-            let places = self.enter(application, &stage).await;
-            self.obtain(places, deadline).await
-        });
-        let lease = match result.await {
-            Ok(result) => result?,
-            Err(_) => return Err(self.timed_out(&settings, stage.load(Ordering::Relaxed))),
-        };
-        self.metrics.borrow_wait.observe(asked.elapsed().as_secs_f64());
-        Ok(lease)
-    }
-
-    /// Queues at every gate in turn; the narrow ones first, so that who waits there does not block the pool.
-    async fn enter(&self, application: &str, stage: &AtomicUsize) -> Places {
-        let application = match self.application_gate(application) {
-            Some(gate) => Some(gate.enter().await),
-            None => None,
-        };
-        stage.store(1, Ordering::Relaxed);
-        let user = match self.user.is_limited() {
-            true => Some(self.user.enter().await),
-            false => None,
-        };
-        stage.store(2, Ordering::Relaxed);
-        Places { application, user, _pool: self.gate.enter().await }
-    }
-
-    /// With a place: an idle backend, or a new one.
-    async fn obtain(self: &Arc<Self>, mut places: Places, deadline: Instant) -> Result<Lease, Error> {
-        loop {
-            places = match self.take() {
-                Some((taken, true)) => return Ok(Lease::new(self.clone(), taken, places)),
-                Some((dead, false)) => {
-                    self.close(dead);
-                    places
-                }
-                None => match self.connect(places, deadline).await? {
-                    connector::Outcome::Connected(lease) => return Ok(lease),
-                    connector::Outcome::Again(places) => places,
-                },
-            };
-        }
-    }
-
     /// An idle backend, and whether it can be used.
     #[inline]
     fn take(&self) -> Option<(Taken, bool)> {
@@ -263,83 +170,45 @@ impl Pool {
         inside > own.size() && inside.saturating_sub(self.closing.load(Ordering::Acquire)) > own.size()
     }
 
-    /// The figures that explain a refusal.
-    fn figures(&self) -> String {
-        format!(
-            "{} of {} backends lent, {} listening, {} idle, {} connecting, {} closing, {} clients waiting",
-            self.active.load(Ordering::Acquire),
-            self.gate.size(),
-            self.listening.load(Ordering::Acquire),
-            self.store.len(),
-            self.connector.connecting(),
-            self.closing.load(Ordering::Acquire),
-            self.waiting.load(Ordering::Acquire),
-        )
+    fn waits(&self) -> MutexGuard<'_, BTreeMap<Instant, usize>> {
+        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// 53300, naming the limit at whose gate the time ran out: 0 the application's, 1 the user's, 2 the pool's.
-    #[cold]
-    fn timed_out(&self, settings: &PoolSettings, stage: usize) -> Error {
-        let narrow = match (stage, settings.max_leases_per_application) {
-            (0, Some(cap)) => Some(("max_leases_per_application", cap)),
-            (1, _) => Some(("max_leases of this user", self.user.size())),
-            _ => None,
-        };
-        if let Some(error) = self.connector.last_error(&self.target.load()) {
-            return error.hint(format!(
-                "pgfunnel kept trying for borrow_timeout ({:?}); pool {}: {}.",
-                settings.borrow_timeout,
-                self.key,
-                self.figures()
-            ));
-        }
-        Error::new(
-            Side::Proxy,
-            SqlState::TOO_MANY_CONNECTIONS,
-            format!("no backend became free within borrow_timeout ({:?})", settings.borrow_timeout),
-        )
-        .detail(format!("Pool {}: {}.", self.key, self.figures()))
-        .hint(match narrow {
-            Some((setting, value)) => {
-                format!("Shorten transactions, or raise {setting} ({value}), which is what held this client up.")
-            }
-            None => "Shorten transactions, or raise pool_size or borrow_timeout.".to_owned(),
-        })
+    /// How long the client has been waiting that waits longest; zero: nobody waits.
+    pub fn oldest_wait(&self) -> Duration {
+        self.waits().first_key_value().map_or(Duration::ZERO, |(asked, _)| asked.elapsed())
     }
 
-    #[cold]
-    fn queue_full(&self, settings: &PoolSettings) -> Error {
-        Error::new(
-            Side::Proxy,
-            SqlState::TOO_MANY_CONNECTIONS,
-            format!("too many clients are waiting for a backend (max_waiting = {})", settings.max_waiting),
-        )
-        .detail(format!("Pool {}: {}.", self.key, self.figures()))
-        .hint("Shorten transactions, or raise pool_size or max_waiting.")
+    /// Demand for its backends now, and what was used of them until now.
+    pub fn sample(&self) -> Sample {
+        let (active, waiting) = (self.active.load(Ordering::Acquire), self.waiting.load(Ordering::Acquire));
+        self.pressure.now(active, waiting, self.gate.size())
+    }
+
+    /// A sample for each second of the last 15 minutes, the oldest first.
+    pub fn history(&self) -> Vec<Sample> {
+        self.pressure.history()
     }
 
     /// Writes what a scrape shows of this pool.
     pub fn observe(&self) {
-        let (database, user) = (self.key.database.as_str(), self.key.user.as_str());
-        let closing = self.closing.load(Ordering::Acquire);
-        let connecting = self.connector.connecting();
-        let waiting = self.waiting.load(Ordering::Acquire);
-        let active = self.active.load(Ordering::Acquire);
-        let idle = self.clients.load(Ordering::Acquire).saturating_sub(active + waiting);
-        for (state, count) in [("active", active), ("waiting", waiting), ("idle", idle)] {
-            metrics().clients.with_label_values(&[database, user, state]).set(count as i64);
+        let now = self.sample();
+        let idle = self.clients.load(Ordering::Acquire).saturating_sub(now.active + now.waiting);
+        for (gauge, count) in self.metrics.clients.iter().zip([now.active, now.waiting, idle]) {
+            gauge.set(count as i64);
         }
-        let states = [
-            ("active", active),
-            ("listening", self.listening.load(Ordering::Acquire)),
-            ("idle", self.store.len()),
-            ("connecting", connecting),
-            ("closing", closing),
-        ];
-        for (state, count) in states {
-            metrics().backends.with_label_values(&[database, user, state]).set(count as i64);
+        let listening = self.listening.load(Ordering::Acquire);
+        let (connecting, closing) = (self.connector.connecting(), self.closing.load(Ordering::Acquire));
+        let backends = [now.active, listening, self.store.len(), connecting, closing];
+        for (gauge, count) in self.metrics.backends.iter().zip(backends) {
+            gauge.set(count as i64);
         }
-        metrics().pool_size.with_label_values(&[database, user]).set(self.gate.size() as i64);
+        self.metrics.size.set(now.size as i64);
+        self.metrics.oldest_waiter.set(self.oldest_wait().as_secs_f64());
+        self.metrics.pressure.set((now.active + now.waiting) as f64 / now.size.max(1) as f64);
+        for (gauge, window) in self.metrics.needed.iter().zip(WINDOWS) {
+            gauge.set(self.pressure.needed(&now, Duration::from_secs(window)) as i64);
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use super::certify::Certified;
 use super::connector::{Connector, give_up};
 use super::gate::UNLIMITED;
 use super::params::KnownParams;
+use super::pressure::Pressure;
 use super::store::Store;
 use super::{Gate, Pool, shutting_down, upkeep};
 use crate::backend::{Credential, KeySource, Target, connect};
@@ -179,12 +180,14 @@ impl Registry {
             clients: Arc::default(),
             active: AtomicUsize::new(0),
             listening: AtomicUsize::new(0),
+            pressure: Pressure::new(),
             gate: Gate::new(initial_size(settings.size)),
             bounds: self.bounds(config, key, settings.size),
             registry: Arc::downgrade(self),
             user,
             applications: Mutex::default(),
             generation: AtomicU64::new(0),
+            waits: Mutex::default(),
             waiting: AtomicUsize::new(0),
             closing: AtomicUsize::new(0),
             store: Store::new(),

@@ -14,6 +14,7 @@ impl Pool {
     /// One round.
     pub(super) fn upkeep(self: &Arc<Self>) {
         let now = Instant::now();
+        self.pressure.keep(self.sample());
         let settings = self.settings.load();
         while self.has_surplus() {
             let Some(surplus) = self.store.take() else { break };

@@ -1,0 +1,177 @@
+//! What is measured of each pool.
+
+use prometheus::{
+    Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
+};
+
+use super::{counters, floats, gauges, times};
+
+/// The windows over which [`PoolMetrics::needed`] looks back, in seconds.
+pub const WINDOWS: [u64; 2] = [10, 60];
+
+/// What a logged-in client may be doing.
+pub const CLIENT_STATES: [&str; 3] = ["active", "waiting", "idle"];
+
+/// What a backend may be doing.
+pub const BACKEND_STATES: [&str; 5] = ["active", "listening", "idle", "connecting", "closing"];
+
+/// What [`BorrowWait`] tells apart.
+const OUTCOMES: [&str; 5] = ["at_once", "waited", "timed_out", "refused", "left"];
+
+/// The metrics of all pools.
+pub(super) struct Pools {
+    clients: IntGaugeVec,
+    backends: IntGaugeVec,
+    size: IntGaugeVec,
+    pressure: GaugeVec,
+    needed: IntGaugeVec,
+    oldest_waiter: GaugeVec,
+    borrow_wait: HistogramVec,
+    lease_held: HistogramVec,
+    transactions: IntCounterVec,
+    backend_connects: IntCounterVec,
+}
+
+/// The handles of one pool.
+#[derive(Debug, Clone)]
+pub struct PoolMetrics {
+    /// Logged-in clients in each of [`CLIENT_STATES`].
+    pub clients: [IntGauge; 3],
+    /// Backends in each of [`BACKEND_STATES`].
+    pub backends: [IntGauge; 5],
+    /// The most backends that the pool may have.
+    pub size: IntGauge,
+    /// Demand (clients that hold a lease or wait for one) over the most backends that the pool may have.
+    pub pressure: Gauge,
+    /// Backends that would have served the demand without making clients wait, over [`WINDOWS`].
+    pub needed: [IntGauge; 2],
+    /// How long the client has been waiting that waits longest, in seconds.
+    pub oldest_waiter: Gauge,
+    /// Time from asking for a lease to getting it, by outcome.
+    pub borrow_wait: BorrowWait,
+    /// How long leases were held, in seconds.
+    pub lease_held: Histogram,
+    /// Leases that ended with their transaction.
+    pub transactions: IntCounter,
+    /// Backends opened.
+    pub connected: IntCounter,
+    /// Backends that could not be opened.
+    pub connect_failed: IntCounter,
+}
+
+/// Time from asking for a lease to the answer, in seconds.
+#[derive(Debug, Clone)]
+pub struct BorrowWait {
+    /// A lease without waiting.
+    pub at_once: Histogram,
+    /// A lease after a wait.
+    pub waited: Histogram,
+    /// `borrow_timeout` passed.
+    pub timed_out: Histogram,
+    /// Refused: the queue is full, or the database refuses us.
+    pub refused: Histogram,
+    /// The client was gone, or cancelled, before.
+    pub left: Histogram,
+}
+
+impl Pools {
+    pub(super) fn new(registry: &Registry) -> Self {
+        let pool = ["database", "user"];
+        let by = |label: &'static str| ["database", "user", label];
+        let gauges = |name: &str, help: &str, labels: &[&str]| gauges(registry, name, help, labels);
+        let floats = |name: &str, help: &str| floats(registry, name, help, &pool);
+        let times = |name: &str, help: &str, labels: &[&str]| times(registry, name, help, labels);
+        Self {
+            clients: gauges(
+                "pgfunnel_clients",
+                "Logged-in clients by state: active (holding a backend), waiting (for one), idle.",
+                &by("state"),
+            ),
+            backends: gauges(
+                "pgfunnel_backends",
+                "Backends by state: active (lent), listening (for all clients of the pool), idle, connecting, closing.",
+                &by("state"),
+            ),
+            size: gauges("pgfunnel_pool_size", "The most backends that the pool may have.", &pool),
+            pressure: floats(
+                "pgfunnel_pool_pressure",
+                "Clients that hold a backend or wait for one, over pgfunnel_pool_size. Above 1 clients wait.",
+            ),
+            needed: gauges(
+                "pgfunnel_backends_needed",
+                "Backends that would have served the demand of the last seconds (window) with a mean wait below 5 ms.",
+                &by("window"),
+            ),
+            oldest_waiter: floats(
+                "pgfunnel_oldest_waiter_seconds",
+                "How long the client has been waiting for a backend that waits longest.",
+            ),
+            borrow_wait: times(
+                "pgfunnel_borrow_wait_seconds",
+                "Time from asking for a backend to the answer, by outcome: at_once, waited, timed_out (borrow_timeout), refused (max_waiting, or the database's own error), left (the client went, or cancelled).",
+                &by("outcome"),
+            ),
+            lease_held: times("pgfunnel_lease_held_seconds", "How long clients held a backend.", &pool),
+            transactions: counters(
+                registry,
+                "pgfunnel_transactions_total",
+                "Leases that ended with their transaction.",
+                &pool,
+            ),
+            backend_connects: counters(
+                registry,
+                "pgfunnel_backend_connects_total",
+                "Attempts to open a backend, by outcome.",
+                &by("outcome"),
+            ),
+        }
+    }
+
+    pub(super) fn handles(&self, database: &str, user: &str) -> PoolMetrics {
+        let pool = [database, user];
+        let [at_once, waited, timed_out, refused, left] =
+            OUTCOMES.map(|outcome| self.borrow_wait.with_label_values(&[database, user, outcome]));
+        PoolMetrics {
+            clients: CLIENT_STATES.map(|state| self.clients.with_label_values(&[database, user, state])),
+            backends: BACKEND_STATES.map(|state| self.backends.with_label_values(&[database, user, state])),
+            size: self.size.with_label_values(&pool),
+            pressure: self.pressure.with_label_values(&pool),
+            needed: WINDOWS.map(|window| self.needed.with_label_values(&[database, user, &seconds(window)])),
+            oldest_waiter: self.oldest_waiter.with_label_values(&pool),
+            borrow_wait: BorrowWait { at_once, waited, timed_out, refused, left },
+            lease_held: self.lease_held.with_label_values(&pool),
+            transactions: self.transactions.with_label_values(&pool),
+            connected: self.backend_connects.with_label_values(&[database, user, "ok"]),
+            connect_failed: self.backend_connects.with_label_values(&[database, user, "failed"]),
+        }
+    }
+
+    /// Forgets a pool that is no more. Not having been there is as good.
+    pub(super) fn forget(&self, database: &str, user: &str) {
+        let pool = [database, user];
+        let _ = self.size.remove_label_values(&pool);
+        let _ = self.pressure.remove_label_values(&pool);
+        let _ = self.oldest_waiter.remove_label_values(&pool);
+        let _ = self.lease_held.remove_label_values(&pool);
+        let _ = self.transactions.remove_label_values(&pool);
+        for state in CLIENT_STATES {
+            let _ = self.clients.remove_label_values(&[database, user, state]);
+        }
+        for state in BACKEND_STATES {
+            let _ = self.backends.remove_label_values(&[database, user, state]);
+        }
+        for window in WINDOWS {
+            let _ = self.needed.remove_label_values(&[database, user, &seconds(window)]);
+        }
+        for outcome in OUTCOMES {
+            let _ = self.borrow_wait.remove_label_values(&[database, user, outcome]);
+        }
+        for outcome in ["ok", "failed"] {
+            let _ = self.backend_connects.remove_label_values(&[database, user, outcome]);
+        }
+    }
+}
+
+fn seconds(window: u64) -> String {
+    format!("{window}s")
+}

@@ -1,0 +1,201 @@
+//! Borrowing: a lease at once where a place is free and a backend idle, otherwise a wait in the queue, within
+//! `borrow_timeout`, for a place and then for a backend.
+
+use std::collections::btree_map::Entry;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use prometheus::Histogram;
+
+use super::{Lease, Places, Pool, connector, gate};
+use crate::config::PoolSettings;
+use crate::error::{Error, Side, SqlState};
+use crate::metrics::metrics;
+
+/// A wait, seen by those who look; counted when it is over, however it ends.
+struct Wait<'a> {
+    pool: &'a Pool,
+    asked: Instant,
+    outcome: Option<&'a Histogram>,
+}
+
+impl<'a> Wait<'a> {
+    fn new(pool: &'a Pool) -> Self {
+        let asked = Instant::now();
+        *pool.waits().entry(asked).or_default() += 1;
+        Self { pool, asked, outcome: None }
+    }
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        let mut waits = self.pool.waits();
+        if let Entry::Occupied(mut same) = waits.entry(self.asked) {
+            *same.get_mut() -= 1;
+            if *same.get() == 0 {
+                same.remove();
+            }
+        }
+        drop(waits);
+        self.outcome.unwrap_or(&self.pool.metrics.borrow_wait.left).observe(self.asked.elapsed().as_secs_f64());
+    }
+}
+
+impl Pool {
+    /// Waits for a lease for a client with this `application_name`, in order of arrival, at most `borrow_timeout`. Cancel-safe: dropped, it leaves the queue.
+    ///
+    /// # Errors
+    /// 53300 when the time is over or the queue is full; the database's own error when it refuses us.
+    pub async fn borrow(self: &Arc<Self>, application: &str) -> Result<Lease, Error> {
+        self.pressure.ask();
+        if let Some(lease) = self.borrow_now(application) {
+            self.metrics.borrow_wait.at_once.observe(0.0);
+            return Ok(lease);
+        }
+        // Boxed: a client's task is as large as its largest wait, and most never wait.
+        Box::pin(self.borrow_waiting(application)).await
+    }
+
+    /// A lease without waiting: a free place and an idle backend.
+    #[inline]
+    fn borrow_now(self: &Arc<Self>, application: &str) -> Option<Lease> {
+        if self.store.len() == 0 {
+            return None;
+        }
+        let application = match self.application_gate(application) {
+            Some(gate) => Some(gate.try_enter()?),
+            None => None,
+        };
+        let user = match self.user.is_limited() {
+            true => Some(self.user.try_enter()?),
+            false => None,
+        };
+        let places = Places { application, user, _pool: self.gate.try_enter()? };
+        match self.take()? {
+            (taken, true) => Some(Lease::new(self.clone(), taken, places)),
+            (dead, false) => {
+                self.close(dead);
+                None
+            }
+        }
+    }
+
+    async fn borrow_waiting(self: &Arc<Self>, application: &str) -> Result<Lease, Error> {
+        let mut wait = Wait::new(self);
+        let settings = self.settings.load_full();
+        if self.waiting.load(Ordering::Acquire) >= settings.max_waiting {
+            wait.outcome = Some(&self.metrics.borrow_wait.refused);
+            metrics().count_refusal("max_waiting");
+            return Err(self.queue_full(&settings));
+        }
+        let deadline = wait.asked + settings.borrow_timeout;
+        let _waiting = gate::Waiting::new(&self.waiting);
+        let stage = AtomicUsize::new(0);
+        let result = tokio::time::timeout_at(deadline.into(), async {
+            let places = self.enter(application, &stage).await;
+            self.obtain(places, deadline).await
+        });
+        let (outcome, result) = match result.await {
+            Ok(Ok(lease)) => (&self.metrics.borrow_wait.waited, Ok(lease)),
+            Ok(Err(error)) => (&self.metrics.borrow_wait.refused, Err(error)),
+            Err(_) => {
+                (&self.metrics.borrow_wait.timed_out, Err(self.timed_out(&settings, stage.load(Ordering::Relaxed))))
+            }
+        };
+        wait.outcome = Some(outcome);
+        result
+    }
+
+    /// Queues at every gate in turn; the narrow ones first, so that who waits there does not block the pool.
+    async fn enter(&self, application: &str, stage: &AtomicUsize) -> Places {
+        let application = match self.application_gate(application) {
+            Some(gate) => Some(gate.enter().await),
+            None => None,
+        };
+        stage.store(1, Ordering::Relaxed);
+        let user = match self.user.is_limited() {
+            true => Some(self.user.enter().await),
+            false => None,
+        };
+        stage.store(2, Ordering::Relaxed);
+        Places { application, user, _pool: self.gate.enter().await }
+    }
+
+    /// With a place: an idle backend, or a new one.
+    async fn obtain(self: &Arc<Self>, mut places: Places, deadline: Instant) -> Result<Lease, Error> {
+        loop {
+            places = match self.take() {
+                Some((taken, true)) => return Ok(Lease::new(self.clone(), taken, places)),
+                Some((dead, false)) => {
+                    self.close(dead);
+                    places
+                }
+                None => match self.connect(places, deadline).await? {
+                    connector::Outcome::Connected(lease) => return Ok(lease),
+                    connector::Outcome::Again(places) => places,
+                },
+            };
+        }
+    }
+
+    /// The figures that explain a refusal.
+    fn figures(&self) -> String {
+        format!(
+            "{} of {} backends lent, {} listening, {} idle, {} connecting, {} closing, {} clients waiting",
+            self.active.load(Ordering::Acquire),
+            self.gate.size(),
+            self.listening.load(Ordering::Acquire),
+            self.store.len(),
+            self.connector.connecting(),
+            self.closing.load(Ordering::Acquire),
+            self.waiting.load(Ordering::Acquire),
+        )
+    }
+
+    /// 53300, naming the limit at whose gate the time ran out: 0 the application's, 1 the user's, 2 the pool's.
+    #[cold]
+    fn timed_out(&self, settings: &PoolSettings, stage: usize) -> Error {
+        metrics().count_refusal(match stage {
+            0 if settings.max_leases_per_application.is_some() => "max_leases_per_application",
+            1 => "max_leases",
+            _ => "borrow_timeout",
+        });
+        let narrow = match (stage, settings.max_leases_per_application) {
+            (0, Some(cap)) => Some(("max_leases_per_application", cap)),
+            (1, _) => Some(("max_leases of this user", self.user.size())),
+            _ => None,
+        };
+        if let Some(error) = self.connector.last_error(&self.target.load()) {
+            return error.hint(format!(
+                "pgfunnel kept trying for borrow_timeout ({:?}); pool {}: {}.",
+                settings.borrow_timeout,
+                self.key,
+                self.figures()
+            ));
+        }
+        Error::new(
+            Side::Proxy,
+            SqlState::TOO_MANY_CONNECTIONS,
+            format!("no backend became free within borrow_timeout ({:?})", settings.borrow_timeout),
+        )
+        .detail(format!("Pool {}: {}.", self.key, self.figures()))
+        .hint(match narrow {
+            Some((setting, value)) => {
+                format!("Shorten transactions, or raise {setting} ({value}), which is what held this client up.")
+            }
+            None => "Shorten transactions, or raise pool_size or borrow_timeout.".to_owned(),
+        })
+    }
+
+    #[cold]
+    fn queue_full(&self, settings: &PoolSettings) -> Error {
+        Error::new(
+            Side::Proxy,
+            SqlState::TOO_MANY_CONNECTIONS,
+            format!("too many clients are waiting for a backend (max_waiting = {})", settings.max_waiting),
+        )
+        .detail(format!("Pool {}: {}.", self.key, self.figures()))
+        .hint("Shorten transactions, or raise pool_size or max_waiting.")
+    }
+}

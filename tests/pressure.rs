@@ -1,0 +1,73 @@
+//! Pressure as it is measured: demand over capacity, waits by outcome, how many backends would have been needed.
+
+mod common;
+
+use std::time::Duration;
+
+use common::*;
+
+#[test]
+fn a_saturated_pool_shows_how_much_it_lacks() -> Result {
+    let cluster = Cluster::start()?;
+    let proxy = Config::of(&cluster).top("pool_size = 2\nborrow_timeout = \"20s\"").start()?;
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..8)
+            .map(|_| {
+                scope.spawn(|| -> Result {
+                    let mut client = proxy.target().connect()?;
+                    for _ in 0..8 {
+                        client.value("select pg_sleep(0.2)")?;
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        eventually("all but two wait", || Ok(proxy.metric("pgfunnel_pool_pressure", &[])? == 4.0))?;
+        eventually("one has waited for a while", || Ok(proxy.metric("pgfunnel_oldest_waiter_seconds", &[])? > 0.3))?;
+        // Eight clients that do nothing else keep eight backends busy; a short look back sees somewhat less or more.
+        eventually("the lack is known", || {
+            let needed = proxy.metric("pgfunnel_backends_needed", &["window=\"10s\""])?;
+            Ok((6.0..=14.0).contains(&needed))
+        })?;
+        clients.into_iter().try_for_each(|client| client.join().map_err(|_| "a client panicked")?)
+    })?;
+    let waits =
+        |outcome: &str| proxy.metric("pgfunnel_borrow_wait_seconds_count", &[&format!("outcome=\"{outcome}\"")]);
+    // And a few of our own.
+    let (waited, all) = (waits("waited")?, waits("at_once")? + waits("waited")?);
+    assert!(waited > 40.0 && (64.0..=80.0).contains(&all), "{waited} of {all}");
+    eventually("all leases have ended", || Ok(proxy.metric("pgfunnel_lease_held_seconds_count", &[])? == all))?;
+    let held = proxy.metric("pgfunnel_lease_held_seconds_sum", &[])?;
+    assert!((12.8..20.0).contains(&held), "{held}");
+    assert_eq!(proxy.metric("pgfunnel_pool_pressure", &[])?, 0.0);
+    Ok(())
+}
+
+#[test]
+fn every_end_of_a_wait_is_told_apart() -> Result {
+    let cluster = Cluster::start()?;
+    let config = Config::of(&cluster).top("pool_size = 1\nborrow_timeout = \"500ms\"\nmax_waiting = 2");
+    let proxy = config.start()?;
+    let waits =
+        |outcome: &str| proxy.metric("pgfunnel_borrow_wait_seconds_count", &[&format!("outcome=\"{outcome}\"")]);
+    let refused = |setting: &str| proxy.metric("pgfunnel_refusals_total", &[&format!("setting=\"{setting}\"")]);
+    let mut holder = proxy.target().connect()?;
+    holder.value("begin")?;
+    let mut clients = (0..3).map(|_| proxy.target().connect()).collect::<Result<Vec<_>>>()?;
+    for client in &mut clients[..2] {
+        client.say(&Say::new().query("select 1"))?;
+    }
+    eventually("two wait", || Ok(proxy.waiting()? == 2.0))?;
+    assert_eq!(clients[2].first_error(&Say::new().query("select 1"))?.code, "53300");
+    assert_eq!((waits("refused")?, refused("max_waiting")?), (1.0, 1.0));
+    // One goes, the other waits to the end.
+    clients.remove(1).reset()?;
+    assert_eq!(clients[0].read_ready(1)?.error().code, "53300");
+    eventually("both are counted", || Ok((waits("left")?, waits("timed_out")?) == (1.0, 1.0)))?;
+    assert_eq!(refused("borrow_timeout")?, 1.0);
+    assert_eq!(proxy.metric("pgfunnel_oldest_waiter_seconds", &[])?, 0.0);
+    holder.value("commit")?;
+    std::thread::sleep(Duration::from_millis(10));
+    assert_eq!(clients[0].value("select 1")?, "1");
+    Ok(())
+}
