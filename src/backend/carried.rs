@@ -54,7 +54,7 @@ own! {
          WHERE value IS NOT NULL";
     PINS = "SELECT pg_catalog.current_setting('role') OPERATOR(pg_catalog.<>) 'none' OR session_user OPERATOR(pg_catalog.<>) $1::pg_catalog.name, \
          EXISTS (SELECT FROM pg_catalog.pg_listening_channels()), \
-         EXISTS (SELECT FROM pg_catalog.pg_prepared_statement() WHERE from_sql), \
+         EXISTS (SELECT FROM pg_catalog.pg_prepared_statement() WHERE from_sql AND NOT pg_catalog.starts_with(name, $2)), \
          pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.<>) 0 AND ( \
              EXISTS (SELECT FROM pg_catalog.pg_class WHERE relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
              OR EXISTS (SELECT FROM pg_catalog.pg_type WHERE typnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
@@ -93,7 +93,8 @@ impl Backend {
         run(&LOCAL_SETTER, &[TIMEOUT, "0"], out)?;
         run(&PARAMETERS, &[&array(names)], out)?;
         if pins {
-            run(&PINS, &[&user], out)?;
+            // Those of our own names are known.
+            run(&PINS, &[&user, prepared::prefix()], out)?;
         }
         frontend::sync(out);
         let answer = self.collect().await?;

@@ -8,6 +8,7 @@ use foldhash::fast::RandomState;
 
 use super::Statement;
 use crate::track::Effects;
+use crate::track::sql_names::LONGEST;
 
 /// A client's unnamed statement. PostgreSQL keeps it until the next unnamed Parse or simple Query, across
 /// transactions (manual, "Message Flow", "Extended Query"), so it must be found again on another backend.
@@ -33,6 +34,12 @@ impl UnnamedStatement {
     pub fn new(definition: &[u8], effects: Effects) -> Self {
         Self { definition: definition.into(), version: NEXT.fetch_add(1, Ordering::Relaxed), effects }
     }
+}
+
+/// PostgreSQL compares no more of a name (`src/backend/commands/prepare.c`, `InitQueryHashTable`).
+#[inline]
+fn cut(name: &[u8]) -> &[u8] {
+    name.get(..LONGEST).unwrap_or(name)
 }
 
 /// Names that may be unsettled at one time.
@@ -65,25 +72,22 @@ impl ClientStatements {
     /// The statement of this name.
     #[inline]
     pub fn get(&self, name: &[u8]) -> Option<&Named> {
-        self.named.get(name)
+        self.named.get(cut(name))
     }
 
     /// Gives a statement a name that is free.
     pub fn insert(&mut self, name: &[u8], statement: Arc<Statement>) {
+        let name = cut(name);
         self.given = self.given.wrapping_add(1);
         self.unsettled.push((name.into(), self.given));
         self.named.insert(name.into(), Named { statement, number: self.given });
     }
 
-    /// Forgets a name, as Close does.
-    pub fn remove(&mut self, name: &[u8]) {
-        self.retract(name.into());
-    }
-
     /// Forgets a name, as Close does or a Parse that failed.
-    pub fn retract(&mut self, name: Box<[u8]>) {
-        if let Some(named) = self.named.remove(&name) {
-            self.unsettled.push((name, named.number));
+    pub fn remove(&mut self, name: &[u8]) {
+        let name = cut(name);
+        if let Some(named) = self.named.remove(name) {
+            self.unsettled.push((name.into(), named.number));
         }
     }
 
@@ -95,6 +99,7 @@ impl ClientStatements {
 
     /// Whether what a name means hangs on answers that are to come. Also when there are too many such names to keep.
     pub fn is_unsettled(&self, name: &[u8]) -> bool {
+        let name = cut(name);
         self.unsettled.len() > UNSETTLED || self.unsettled.iter().any(|(unsettled, _)| **unsettled == *name)
     }
 
@@ -124,6 +129,16 @@ impl ClientStatements {
     /// Forgets all names, as `DEALLOCATE ALL` does; the unnamed statement stays.
     pub fn clear(&mut self) {
         self.named.clear();
+    }
+
+    /// Every name and what it means.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &Arc<Statement>)> {
+        self.named.iter().map(|(name, named)| (&**name, &named.statement))
+    }
+
+    /// A name of the statement with this id.
+    pub fn name_of(&self, id: u64) -> Option<&[u8]> {
+        self.iter().find(|(_, statement)| statement.id == id).map(|(name, _)| name)
     }
 
     /// The client's name with this number.

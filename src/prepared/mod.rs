@@ -4,6 +4,7 @@
 mod backend;
 mod client;
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
@@ -26,6 +27,20 @@ pub struct Statement {
     pub definition: Arc<[u8]>,
     /// What its text says about session state.
     pub effects: Effects,
+    /// It was made by SQL `PREPARE`, which is its text then.
+    pub sql: Option<Prepare>,
+}
+
+/// Where SQL's `PREPARE` of a statement stood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prepare {
+    /// Where the client's name stands in the statement's text.
+    pub name: Range<usize>,
+    /// Characters in front of it in the text that it was sent in: PostgreSQL counts the positions of errors from there,
+    /// also of those that it finds later.
+    pub before: usize,
+    /// Characters that our names are longer than the client's, up to and including this one.
+    pub added: isize,
 }
 
 /// The start of every server-side name. It holds a random number, so that a client cannot name another's statement.
@@ -93,13 +108,56 @@ impl Statement {
     /// A statement that no other client shares.
     pub fn private(definition: Arc<[u8]>, text: &[u8]) -> Arc<Statement> {
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Statement {
-            id,
-            name: format!("{}{id}", prefix()).into_bytes().into_boxed_slice(),
-            definition,
-            effects: Effects::of(text),
-        })
+        Arc::new(Statement { id, name: server_name(id), definition, effects: Effects::of(text), sql: None })
     }
+
+    /// What SQL's `PREPARE` makes: `text` is that statement, `id` an unused one of [`Statement::next_id`].
+    pub fn of_sql(id: u64, text: &[u8], sql: Prepare) -> Arc<Statement> {
+        let mut effects = Effects::of(text);
+        // They are of the PREPARE, not of what it prepares.
+        effects.remove(Effects::NAMES.with(Effects::CLEARS));
+        let definition = [text, &[0, 0, 0]].concat().into();
+        Arc::new(Statement { id, name: server_name(id), definition, effects, sql: Some(sql) })
+    }
+
+    /// An id for a statement to come.
+    pub fn next_id() -> u64 {
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The text alone.
+    pub fn text(&self) -> &[u8] {
+        self.definition.split(|byte| *byte == 0).next().unwrap_or_default()
+    }
+
+    /// Whether SQL could have prepared it: a query, not a utility statement.
+    pub fn is_plain(&self) -> bool {
+        let first = self.text().trim_ascii_start().split(|byte| !byte.is_ascii_alphabetic()).next().unwrap_or_default();
+        let plain: [&[u8]; 8] = [b"select", b"insert", b"update", b"delete", b"merge", b"values", b"with", b"table"];
+        self.sql.is_some() || plain.iter().any(|word| first.eq_ignore_ascii_case(word))
+    }
+
+    /// The `PREPARE` that makes it anew on a backend, if one made it; errors get the same positions as before.
+    pub fn prepare(&self) -> Option<Vec<u8>> {
+        let sql = self.sql.as_ref()?;
+        let (before, behind) = (self.text().get(..sql.name.start)?, self.text().get(sql.name.end..)?);
+        Some([&vec![b' '; sql.before], before, &quoted(&self.name), behind].concat())
+    }
+}
+
+/// The name on backends of the statement with this id.
+pub fn server_name(id: u64) -> Box<[u8]> {
+    format!("{}{id}", prefix()).into_bytes().into_boxed_slice()
+}
+
+/// As it stands in SQL; nothing in it needs doubling.
+pub fn quoted(name: &[u8]) -> Vec<u8> {
+    [b"\"", name, b"\""].concat()
+}
+
+/// Characters of a text: in UTF-8, and at most a little off in other encodings.
+pub fn characters(text: &[u8]) -> usize {
+    text.iter().filter(|byte| **byte & 0xc0 != 0x80).count()
 }
 
 #[cfg(test)]
@@ -117,5 +175,15 @@ mod tests {
         assert!(Arc::ptr_eq(&a, &b));
         assert_ne!(a.id, c.id);
         assert!(a.name.starts_with(prefix().as_bytes()));
+    }
+
+    #[test]
+    fn a_prepare_is_made_anew_where_it_stood() {
+        let sql = Prepare { name: 8..9, before: 3, added: 0 };
+        let statement = Statement::of_sql(7, b"prepare p as select 1", sql);
+        let expected = format!("   prepare \"{}7\" as select 1", prefix());
+        assert_eq!(statement.prepare(), Some(expected.into_bytes()));
+        assert!(!statement.effects.any(Effects::NAMES));
+        assert_eq!(characters("aä€".as_bytes()), 3);
     }
 }

@@ -17,11 +17,14 @@ impl Session {
         let name = match self.pipeline.front() {
             Some(Expect::Parse(Parsed::Duplicate(name) | Parsed::Named(name, _))) => Some(name.to_vec()),
             Some(Expect::Bind(number) | Expect::Describe(number)) => self.statements.name(*number).map(<[u8]>::to_vec),
-            Some(Expect::Query(_)) => self.deallocating.as_ref().map(|(name, _)| name.to_vec()),
             _ => None,
         };
+        let translated = match self.sql.kept(&fields) {
+            Some(kept) => Some(kept),
+            None => self.translated(header, now, name.as_deref(), lease),
+        };
         self.copy_in = false;
-        self.deallocating = None;
+        self.sql_failed(lease);
         self.open.mix();
         self.listening.roll_back();
         if fields.is_fatal() {
@@ -40,11 +43,66 @@ impl Session {
             tag::error(self.client.output(), Severity::Error, &error);
             return Fate::Replaced;
         }
-        if header.total == now && fields.message.contains(prepared::prefix()) {
-            self.rename_in_error(header, name.as_deref().unwrap_or(b"?"), lease);
-            return Fate::Replaced;
+        self.put_translated(header, translated, lease)
+    }
+
+    /// A message of the backend's to the client, with the client's own names and positions.
+    #[cold]
+    pub(super) fn translate(&mut self, header: Header, now: usize, name: Option<&[u8]>, lease: &mut Lease) -> Fate {
+        let translated = self.translated(header, now, name, lease);
+        self.put_translated(header, translated, lease)
+    }
+
+    fn put_translated(&mut self, header: Header, translated: Option<Vec<u8>>, lease: &mut Lease) -> Fate {
+        let Some(body) = translated else { return Fate::Pass };
+        lease.socket.skip(header.total, &mut self.client);
+        tag::message(header.tag, self.client.output(), |out| out.extend_from_slice(&body));
+        Fate::Replaced
+    }
+
+    /// The body of an ErrorResponse or NoticeResponse in which names of ours have become the client's, and positions
+    /// those in its own text. `name`: what the message that it answers was about. `None`: it is as it should be.
+    pub(super) fn translated(&self, header: Header, now: usize, name: Option<&[u8]>, lease: &Lease) -> Option<Vec<u8>> {
+        let body = body(lease, header);
+        let ours = memchr::memmem::find(body, prepared::prefix().as_bytes()).is_some();
+        let within = match self.pipeline.front() {
+            Some(Expect::OwnRun(id, _) | Expect::OwnTry(id)) => Some(*id),
+            _ => None,
+        };
+        if header.total != now || !ours && within.is_none() && !self.sql.is_active() {
+            return None;
         }
-        Fate::Pass
+        let mut out = Vec::with_capacity(body.len());
+        for field in body.split_inclusive(|byte| *byte == 0) {
+            let position = field.strip_prefix(b"P").and_then(|field| field.strip_suffix(b"\0"));
+            let position = position.and_then(|sent| std::str::from_utf8(sent).ok()?.parse().ok());
+            match position {
+                Some(sent) => {
+                    let own = within.map_or_else(|| self.sql.position(sent), |id| self.sql.position_within(id, sent));
+                    out.extend_from_slice(format!("P{own}\0").as_bytes());
+                }
+                None => self.put_renamed(field, name, &mut out),
+            }
+        }
+        Some(out)
+    }
+
+    /// Appends a text with the client's names of statements in the place of ours.
+    fn put_renamed(&self, text: &[u8], name: Option<&[u8]>, out: &mut Vec<u8>) {
+        let prefix = prepared::prefix().as_bytes();
+        let mut rest = text;
+        while let Some(start) = memchr::memmem::find(rest, prefix) {
+            let (before, behind) = rest.split_at(start);
+            let behind = behind.get(prefix.len()..).unwrap_or_default();
+            let (digits, behind) = behind.split_at(behind.iter().take_while(|byte| byte.is_ascii_digit()).count());
+            let id = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).unwrap_or(0);
+            out.extend_from_slice(before);
+            out.extend_from_slice(
+                name.or_else(|| self.sql.name(id)).or_else(|| self.statements.name_of(id)).unwrap_or(b"?"),
+            );
+            rest = behind;
+        }
+        out.extend_from_slice(rest);
     }
 
     /// The backend drops everything up to the next Sync: what it did not do is undone on our side.
@@ -56,10 +114,10 @@ impl Session {
             match expect {
                 Expect::Parse(Parsed::Named(name, id)) => {
                     self.unprepare(id, lease);
-                    self.statements.retract(name);
+                    self.statements.remove(&name);
                 }
                 Expect::SayParsed(name) => self.statements.remove(&name),
-                Expect::OwnParse(id) => self.unprepare(id, lease),
+                Expect::OwnParse(id) | Expect::OwnRun(id, _) => self.unprepare(id, lease),
                 Expect::Parse(Parsed::Unnamed(unnamed)) => {
                     lease.statements.doubt_unnamed(unnamed.version);
                     if at == 0 {
@@ -95,21 +153,5 @@ impl Session {
             // More than are kept track of: do without this backend from now on.
             lease.expires = Some(std::time::Instant::now());
         }
-    }
-
-    /// Replaces our name of a statement by the client's in an error message.
-    fn rename_in_error(&mut self, header: Header, name: &[u8], lease: &mut Lease) {
-        let body = body(lease, header).to_vec();
-        let prefix = prepared::prefix().as_bytes();
-        let Some(start) = memchr::memmem::find(&body, prefix) else { return };
-        let digits = body.iter().skip(start + prefix.len()).take_while(|byte| byte.is_ascii_digit()).count();
-        let end = start + prefix.len() + digits;
-        let (Some(before), Some(behind)) = (body.get(..start), body.get(end..)) else { return };
-        lease.socket.skip(header.total, &mut self.client);
-        tag::message(tag::ERROR, self.client.output(), |out| {
-            for part in [before, name, behind] {
-                out.extend_from_slice(part);
-            }
-        });
     }
 }

@@ -15,6 +15,9 @@ mod replies;
 mod requests;
 mod settle;
 mod sharing;
+mod sql_names;
+mod sql_state;
+mod sql_statements;
 mod state;
 mod statements;
 

@@ -33,6 +33,12 @@ pub(super) enum Expect {
     OwnUnnamed(u64),
     /// CloseComplete of ours: the statement with this id, or 0: the unnamed one.
     OwnClose(u64),
+    /// Of a statement of ours that runs within the client's batch, so many replies more; the statement that it prepares
+    /// on the client's behalf, or 0.
+    OwnRun(u64, u8),
+    /// Everything up to a ReadyForQuery of ours, which may have an error in it that becomes the client's: what is prepared
+    /// for a Query of the client's, the statement with this id, or 0.
+    OwnTry(u64),
     /// ParseComplete that we say, for this name of the client's.
     SayParsed(Box<[u8]>),
     /// CloseComplete that we say; what was closed comes back if the backend never gets so far.
@@ -43,7 +49,8 @@ pub(super) enum Expect {
 
 impl Expect {
     fn parses(&self, id: u64) -> bool {
-        matches!(self, Expect::OwnParse(parsed) | Expect::Parse(Parsed::Named(_, parsed)) if *parsed == id)
+        matches!(self, Expect::OwnParse(parsed) | Expect::OwnRun(parsed, _) | Expect::Parse(Parsed::Named(_, parsed))
+            if *parsed == id)
     }
 }
 
@@ -110,7 +117,7 @@ impl Pipeline {
                 self.queries += 1;
                 self.unnamed_hangs = true;
             }
-            Expect::Parse(Parsed::Named(..)) | Expect::OwnParse(_) => self.parses += 1,
+            Expect::Parse(Parsed::Named(..)) | Expect::OwnParse(_) | Expect::OwnRun(..) => self.parses += 1,
             Expect::Parse(Parsed::Unnamed(unnamed)) => {
                 self.unnamed = Some(LastUnnamed::Parse(unnamed.version));
                 self.unnamed_hangs = false;
@@ -143,7 +150,7 @@ impl Pipeline {
                 self.ends -= 1;
                 self.queries -= 1;
             }
-            Expect::Parse(Parsed::Named(..)) | Expect::OwnParse(_) => self.parses -= 1,
+            Expect::Parse(Parsed::Named(..)) | Expect::OwnParse(_) | Expect::OwnRun(..) => self.parses -= 1,
             Expect::Parse(Parsed::Unnamed(unnamed)) if self.parses_unnamed(unnamed.version) => self.unnamed = None,
             Expect::OwnUnnamed(_) | Expect::OwnClose(0) => self.own_unnamed -= 1,
             // The same version may be closed twice; the first answer is as good.
@@ -167,6 +174,14 @@ impl Pipeline {
         let expect = self.queue.pop_front()?;
         self.count_out(&expect);
         Some(expect)
+    }
+
+    /// One reply to a statement of ours that runs has come.
+    pub(super) fn run_replied(&mut self) {
+        match self.queue.front_mut() {
+            Some(Expect::OwnRun(_, left)) if *left > 1 => *left -= 1,
+            _ => drop(self.pop()),
+        }
     }
 
     /// Whether the transaction state at the end of what was sent is known: no transaction can end before.
@@ -214,7 +229,10 @@ impl Pipeline {
 
     /// ReadyForQuery messages to come.
     pub(super) fn outstanding(&self) -> usize {
-        self.queue.iter().filter(|expect| matches!(expect, Expect::Sync | Expect::Query(_) | Expect::Prefix)).count()
+        self.queue
+            .iter()
+            .filter(|expect| matches!(expect, Expect::Sync | Expect::Query(_) | Expect::Prefix | Expect::OwnTry(_)))
+            .count()
     }
 
     /// The backend skips everything up to the next Sync. What it skips is returned; `None` for the second: no Sync has

@@ -83,14 +83,13 @@ impl Session {
         }
     }
 
-    fn swallowing(&self) -> bool {
-        matches!(self.pipeline.front(), Some(Expect::Prefix))
-    }
-
     #[inline]
     fn take_reply(&mut self, header: Header, now: usize, lease: &mut Lease) -> Result<Fate, Lost> {
-        if self.swallowing() {
-            return self.take_prefix_reply(header, now, lease);
+        match self.pipeline.front() {
+            Some(Expect::Prefix) => return self.take_prefix_reply(header, now, lease),
+            Some(Expect::OwnRun(..)) => return Ok(self.take_run_reply(header, now, lease)),
+            Some(&Expect::OwnTry(id)) => return self.take_try_reply(id, header, now, lease),
+            _ => {}
         }
         match header.tag {
             tag::DATA_ROW | tag::COPY_DATA => {}
@@ -148,6 +147,7 @@ impl Session {
                 self.open_batch |= self.pipeline.is_certain();
             }
             tag::NOTIFICATION => return Ok(self.notification(header, lease)),
+            tag::NOTICE if self.sql.is_active() => return Ok(self.translate(header, now, None, lease)),
             tag::NOTICE
             | tag::PARAMETER_DESCRIPTION
             | tag::COPY_OUT
@@ -178,6 +178,39 @@ impl Session {
             }
             // A message from another session may come at any time.
             tag::NOTIFICATION => return Ok(self.notification(header, lease)),
+            _ => {}
+        }
+        Ok(Fate::Swallow)
+    }
+
+    /// Replies to a statement of ours that is part of the client's batch or transaction: an error is the client's, too.
+    fn take_run_reply(&mut self, header: Header, now: usize, lease: &mut Lease) -> Fate {
+        match header.tag {
+            tag::ERROR => return self.error(header, now, lease),
+            tag::NOTIFICATION => return Fate::Pass,
+            tag::NOTICE => {}
+            _ => self.pipeline.run_replied(),
+        }
+        Fate::Swallow
+    }
+
+    /// Replies to what is prepared for a Query of the client's.
+    fn take_try_reply(&mut self, id: u64, header: Header, now: usize, lease: &mut Lease) -> Result<Fate, Lost> {
+        match header.tag {
+            tag::READY => {
+                self.pipeline.pop();
+                lease.status = Status::decode(body(lease, header)).map_err(Lost::Confused)?;
+            }
+            tag::ERROR => {
+                let fields = ErrorFields::decode(lease.socket.unseen().get(HEADER..now).unwrap_or_default());
+                if fields.is_fatal() {
+                    return Ok(self.error(header, now, lease));
+                }
+                let error = self.translated(header, now, None, lease);
+                self.sql.keep(id, error.unwrap_or_else(|| body(lease, header).to_vec()));
+                lease.statements.remove(id);
+            }
+            tag::NOTIFICATION => return Ok(Fate::Pass),
             _ => {}
         }
         Ok(Fate::Swallow)
@@ -249,6 +282,9 @@ impl Session {
         lease.status = Status::decode(body(lease, header)).map_err(Lost::Confused)?;
         if answered {
             self.reapply(lease);
+            if self.sql.is_active() {
+                self.sql_answered(lease);
+            }
         }
         if lease.status == Status::Idle && answered {
             self.changes_parse = self.pins.pins();
@@ -272,7 +308,7 @@ impl Session {
     fn command_complete(&mut self, header: Header, lease: &mut Lease) {
         // SELECT, INSERT, UPDATE, BEGIN, ROLLBACK …: the text has told all there is.
         match body(lease, header) {
-            [b'A' | b'C' | b'D', ..] => {}
+            [b'A' | b'C' | b'D' | b'P', ..] => {}
             [b'U', b'N', ..] | [b'R', b'O', ..] if self.listening.shared.is_some() => {}
             [b'S', b'E', b'T', ..] | [b'R', b'E', b'S', ..] => return self.open.confirm(),
             _ => return,
@@ -294,12 +330,7 @@ impl Session {
                 self.forget_statements(lease);
                 self.unpin(PinReason::Prepare);
             }
-            b"DEALLOCATE" => {
-                if let Some((name, id)) = self.deallocating.take() {
-                    self.statements.remove(&name);
-                    lease.statements.remove(id);
-                }
-            }
+            b"PREPARE" | b"DEALLOCATE" => self.sql_done(lease),
             b"CLOSE CURSOR ALL" => self.unpin(PinReason::Cursor),
             tag if [&b"CREATE "[..], b"ALTER ", b"DROP "].iter().any(|ddl| tag.starts_with(ddl)) => {
                 self.changed_schema = true;
@@ -350,7 +381,10 @@ pub(super) fn body(lease: &Lease, header: Header) -> &[u8] {
 /// Whether a message is looked into.
 #[inline]
 fn must_be_whole(message: u8) -> bool {
-    matches!(message, tag::COMMAND_COMPLETE | tag::READY | tag::ERROR | tag::PARAMETER_STATUS | tag::NOTIFICATION)
+    matches!(
+        message,
+        tag::COMMAND_COMPLETE | tag::READY | tag::ERROR | tag::NOTICE | tag::PARAMETER_STATUS | tag::NOTIFICATION
+    )
 }
 
 #[cold]

@@ -5,12 +5,10 @@ use bytes::BufMut;
 
 use super::Session;
 use super::pipeline::Expect;
-use super::statements::put_parse;
 use crate::error::{Error, Side, SqlState};
 use crate::pool::Lease;
-use crate::prepared::{self, Prepared, Unnamed, UnnamedStatement};
+use crate::prepared::{Unnamed, UnnamedStatement};
 use crate::track::effects::EXAMINED;
-use crate::track::statements;
 use crate::track::{Effects, PinReason};
 use crate::wire::backend::{self, Status};
 use crate::wire::frontend::{self as tag, Named};
@@ -90,8 +88,9 @@ impl Session {
                 }
                 continue;
             }
-            if self.pipeline.is_empty() {
+            if self.barrier && self.pipeline.is_empty() {
                 self.barrier = false;
+                self.sql.end();
             }
             if self.holds_back(lease) {
                 if self.pipeline.is_full() || self.barrier && self.open_batch {
@@ -135,6 +134,9 @@ impl Session {
             }
             tag::DESCRIBE | tag::CLOSE => return Ok(self.named(header, lease)),
             tag::EXECUTE => {
+                if self.sql.has_bound() && !self.sql_execute(header) {
+                    return Ok(false);
+                }
                 self.pipeline.push(Expect::Execute);
                 self.open_batch = true;
                 self.barrier |= self.clears;
@@ -275,74 +277,55 @@ impl Session {
             true => Effects::of_start(body),
             false => (Effects::of(body.strip_suffix(b"\0").unwrap_or(body)), None),
         };
-        let effects = effects | suspect;
+        let mut effects = effects | suspect;
         let examined = body.len();
-        let mut renamed = None;
+        let mut resolved = None;
         if effects != Effects::NONE {
             let text = body.to_vec();
             if self.must_hear_first(effects) {
                 return false;
             }
-            // A longer one has been seen only in part; PostgreSQL is asked with the client's own name.
-            if header.body() <= EXAMINED {
-                if effects.any(Effects::DEALLOCATE) && !self.open_batch && !self.pipeline.is_certain() {
-                    self.undecided = true;
+            if effects.any(Effects::STATEMENTS) {
+                if self.sql_waits(lease) {
                     return false;
                 }
-                renamed = self.rename_deallocated(&text, effects, lease);
+                resolved = self.sql_resolve(&text, header.body() <= EXAMINED, effects);
+                if resolved.is_none() {
+                    effects.add(PinReason::Prepare.effect());
+                }
             }
             self.note_effects(effects, &text, lease);
+            if let Some(resolved) = &resolved {
+                effects.add(self.sql_note(resolved, lease));
+            }
             self.listening.note(effects, &text);
         }
         self.guard_sequences(effects, lease);
+        if let Some(resolved) = &resolved {
+            self.sql_try_all(resolved, lease);
+        }
         self.barrier = effects.any(Effects::CLEARS) || self.listening.may_hear_itself();
         self.clearing = effects;
         lease.statements.unnamed = Unnamed::Absent;
         // It ends what an extended query began.
         self.open_batch = false;
         self.pipeline.push(Expect::Query(UnnamedStatement::latest()));
-        match renamed {
-            Some(text) => {
-                self.client.skip(header.total, &mut lease.socket);
-                backend::message(tag::QUERY, lease.socket.output(), |out| out.put_slice(&text));
+        self.rest = rest;
+        // The start has been looked at; what is there behind it, and what comes, is looked through.
+        self.request_rest = header.body() - examined;
+        self.rest_is_skipped = false;
+        match resolved {
+            Some(resolved) => {
+                self.client.skip(HEADER + examined, &mut lease.socket);
+                let out = lease.socket.output();
+                out.put_u8(tag::QUERY);
+                out.put_u32((4 + resolved.text.len() + self.request_rest) as u32);
+                out.put_slice(&resolved.text);
+                self.sql.run(resolved);
             }
-            None => {
-                self.rest = rest;
-                // The start has been looked at; what is there behind it, and what comes, is looked through.
-                self.client.pass(HEADER + examined);
-                self.request_rest = header.body() - examined;
-                self.rest_is_skipped = false;
-            }
+            None => self.client.pass(HEADER + examined),
         }
         true
-    }
-
-    /// A text that deallocates one of the client's statements, with the name that the backend knows it by. What it
-    /// deallocates is noted until the backend has done it.
-    pub(super) fn rename_deallocated(&mut self, text: &[u8], effects: Effects, lease: &mut Lease) -> Option<Vec<u8>> {
-        if !effects.any(Effects::DEALLOCATE) {
-            return None;
-        }
-        let (range, name) = statements::deallocated(text.split(|byte| *byte == 0).next().unwrap_or_default())?;
-        let mut statement = self.statements.get(&name)?.statement.clone();
-        if lease.statements.get(statement.id) == Prepared::Absent {
-            // This backend lacks it; the statement has something of its own to deallocate.
-            statement = prepared::Statement::private([0, 0, 0].as_slice().into(), b"");
-            self.client.join(&mut lease.socket);
-            put_parse(lease.socket.output(), &statement.name, &statement.definition);
-            if self.open_batch {
-                // Part of the batch: skipped with it if that has failed.
-                self.pipeline.push(Expect::OwnParse(statement.id));
-            } else {
-                postgres_protocol::message::frontend::sync(lease.socket.output());
-                self.pipeline.push(Expect::Prefix);
-            }
-        }
-        let mut renamed = text.get(..range.start)?.to_vec();
-        renamed.extend_from_slice(&statement.name);
-        renamed.extend_from_slice(text.get(range.end..)?);
-        self.deallocating = Some((name.into_boxed_slice(), statement.id));
-        Some(renamed)
     }
 
     /// Pins the client if it must, and notes what its backend carries from now on.

@@ -81,7 +81,7 @@ impl Session {
         }
         let mut effects = effects;
         if effects.any(Effects::PARAMETERS | Effects::CODE) {
-            match names::custom(text) {
+            match names::custom(text, effects.any(Effects::CODE)) {
                 Some(names) => self.open.names.extend(names),
                 None if effects.any(Effects::CODE) => effects.add(PinReason::Hidden.effect()),
                 None => effects.add(PinReason::Set.effect()),

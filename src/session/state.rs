@@ -9,6 +9,7 @@ use super::pipeline::Pipeline;
 use super::refusal::Refused;
 use super::replies::Lost;
 use super::settle::Open;
+use super::sql_state::Sql;
 use crate::cancel::{Handle, Order};
 use crate::config::{PoolMode, PoolSettings};
 use crate::error::Error;
@@ -85,10 +86,10 @@ pub struct Session {
     pub(super) local_parses: Vec<u64>,
     /// What the client wants was refused, and is being skipped.
     pub(super) refused: Option<Refused>,
-    /// The `DEALLOCATE` that runs: the client's name and the statement's id.
-    pub(super) deallocating: Option<(Box<[u8]>, u64)>,
     /// What it listens to.
     pub(super) listening: Listening,
+    /// SQL's `PREPARE`, `EXECUTE` and `DEALLOCATE` that are under way.
+    pub(super) sql: Sql,
 }
 
 /// How a session ended.
@@ -161,8 +162,8 @@ impl Session {
             rest: None,
             local_parses: Vec::new(),
             refused: None,
-            deallocating: None,
             listening: Listening::new(listeners),
+            sql: Sql::default(),
         }
     }
 
@@ -172,7 +173,7 @@ impl Session {
         lease.socket.backlog() >= BACKLOG
             || self.client.backlog() >= BACKLOG
             || self.pipeline.is_full()
-            || self.undecided && !self.pipeline.is_certain()
+            || (self.undecided || self.sql.listed) && !self.pipeline.is_certain()
             // A message that has begun goes on.
             || self.barrier && self.request_rest == 0 && !self.pipeline.is_empty()
     }

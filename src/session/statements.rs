@@ -1,6 +1,7 @@
 //! Prepared statements on their way to a backend: Parse, Bind, Describe and Close are rewritten from the client's names to
 //! the server-side ones, and preceded by a Parse of ours where this backend lacks the statement.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::{BufMut, BytesMut};
@@ -59,18 +60,8 @@ impl Session {
         self.guard_sequences(unnamed.effects, lease);
         lease.statements.unnamed = Unnamed::Version(unnamed.version);
         self.unnamed = (unnamed.effects != Effects::NONE).then(|| (unnamed.effects, unnamed.definition.clone()));
-        let renamed = match unnamed.effects.any(Effects::DEALLOCATE) {
-            true => self.rename_deallocated(&unnamed.definition.clone(), unnamed.effects, lease),
-            false => None,
-        };
         self.pipeline.push(Expect::Parse(Parsed::Unnamed(unnamed)));
-        match renamed {
-            Some(definition) => {
-                self.client.skip(header.total, &mut lease.socket);
-                put_parse(lease.socket.output(), b"", &definition);
-            }
-            None => self.pass_request(header),
-        }
+        self.pass_request(header);
     }
 
     fn parse_named(&mut self, header: Header, body: &[u8], lease: &mut Lease) {
@@ -78,16 +69,7 @@ impl Session {
         self.client.skip(header.total, &mut lease.socket);
         if let Some(existing) = self.statements.get(parse.name).map(|named| named.statement.clone()) {
             // PostgreSQL says 42P05, or before that what is wrong with the text: let it.
-            if lease.status == Status::Failed && lease.statements.get(existing.id) == Prepared::Absent {
-                // Of all texts, a failed transaction takes the empty one; the name is all that counts.
-                self.client.join(&mut lease.socket);
-                put_parse(lease.socket.output(), &existing.name, &[0, 0, 0]);
-                self.pipeline.push(Expect::OwnParse(existing.id));
-                self.remember_prepared(existing.id, 0, lease);
-                lease.statements.outdate(existing.id);
-            } else {
-                self.ensure_prepared(&existing, lease);
-            }
+            self.ensure_name(&existing, lease);
             put_parse(lease.socket.output(), &existing.name, parse.definition);
             self.pipeline.push(Expect::Parse(Parsed::Duplicate(parse.name.into())));
             return;
@@ -99,9 +81,11 @@ impl Session {
             false => self.pool.statements.intern(self.params.parse_key, parse.definition, parse.text),
             true => prepared::Statement::private(parse.definition.into(), parse.text),
         };
-        if statement.effects.any(Effects::DEALLOCATE) || statement.effects.any(PinReason::Prepare.effect()) {
-            self.note_effects(statement.effects, parse.text, lease);
-        }
+        // What it names is not what it names for others.
+        let statement = match statement.effects.any(Effects::NAMES) && !changed {
+            true => prepared::Statement::private(parse.definition.into(), parse.text),
+            false => statement,
+        };
         self.statements.insert(parse.name, statement.clone());
         let schema = self.pool.schema.load(Ordering::Relaxed);
         match lease.statements.get(statement.id) {
@@ -117,26 +101,49 @@ impl Session {
         self.remember_prepared(statement.id, schema, lease);
     }
 
+    /// Sees to it that a statement's name is taken on this backend, whatever it means.
+    pub(super) fn ensure_name(&mut self, statement: &prepared::Statement, lease: &mut Lease) {
+        if lease.statements.get(statement.id) == Prepared::Absent {
+            // Of all texts, a failed transaction takes the empty one.
+            self.client.join(&mut lease.socket);
+            put_parse(lease.socket.output(), &statement.name, &[0, 0, 0]);
+            self.pipeline.push(Expect::OwnParse(statement.id));
+            self.note_prepared(statement, false, lease);
+        }
+    }
+
     /// Sends a Parse of ours in front, if this backend does not have the statement.
     #[inline]
-    fn ensure_prepared(&mut self, statement: &prepared::Statement, lease: &mut Lease) {
+    pub(super) fn ensure_prepared(&mut self, statement: &prepared::Statement, lease: &mut Lease) {
         match lease.statements.get(statement.id) {
             Prepared::At(_) => return,
             Prepared::Outdated => self.close_statement(statement.id, lease),
             Prepared::Absent => {}
         }
+        match statement.prepare() {
+            Some(text) => self.sql_run(&text, statement.id, lease),
+            None => {
+                self.client.join(&mut lease.socket);
+                put_parse(lease.socket.output(), &statement.name, &statement.definition);
+                self.pipeline.push(Expect::OwnParse(statement.id));
+            }
+        }
+        self.note_prepared(statement, true, lease);
+    }
+
+    /// Notes that a statement was prepared here on the client's behalf; without its meaning, only its name counts.
+    pub(super) fn note_prepared(&mut self, statement: &prepared::Statement, means: bool, lease: &mut Lease) {
         if self.changes_parse {
             // What it means here, it means for this transaction only.
             self.local_parses.push(statement.id);
         }
-        let schema = self.pool.schema.load(Ordering::Relaxed);
-        self.client.join(&mut lease.socket);
-        put_parse(lease.socket.output(), &statement.name, &statement.definition);
-        self.pipeline.push(Expect::OwnParse(statement.id));
-        self.remember_prepared(statement.id, schema, lease);
+        self.remember_prepared(statement.id, self.pool.schema.load(Ordering::Relaxed), lease);
+        if !means {
+            lease.statements.outdate(statement.id);
+        }
     }
 
-    fn remember_prepared(&mut self, id: u64, schema: u64, lease: &mut Lease) {
+    pub(super) fn remember_prepared(&mut self, id: u64, schema: u64, lease: &mut Lease) {
         if let Some(evicted) = lease.statements.insert(id, schema) {
             self.close_statement(evicted, lease);
         }
@@ -144,7 +151,7 @@ impl Session {
 
     fn close_statement(&mut self, id: u64, lease: &mut Lease) {
         self.client.join(&mut lease.socket);
-        put_named(lease.socket.output(), tag::CLOSE, format!("{}{id}", prepared::prefix()).as_bytes());
+        put_named(lease.socket.output(), tag::CLOSE, b'S', format!("{}{id}", prepared::prefix()).as_bytes());
         self.pipeline.push(Expect::OwnClose(id));
     }
 
@@ -172,7 +179,7 @@ impl Session {
             None => {
                 // Somebody else's must not be found.
                 self.client.join(&mut lease.socket);
-                put_named(lease.socket.output(), tag::CLOSE, b"");
+                put_named(lease.socket.output(), tag::CLOSE, b'S', b"");
                 lease.statements.unnamed = Unnamed::Absent;
                 self.pipeline.push(Expect::OwnClose(0));
             }
@@ -194,6 +201,9 @@ impl Session {
             }
             return self.pass_bind(header);
         };
+        if self.sql.has_bound() {
+            self.sql.bind(portal, None);
+        }
         if name.is_empty() {
             return self.ensure_unnamed(lease) && self.bind_unnamed(header, lease);
         }
@@ -206,24 +216,30 @@ impl Session {
             let at = HEADER + portal.len() + 1;
             return self.pass_unknown(header, at, Expect::Bind(0));
         };
-        if self.pipeline.parse_hangs(statement.id) {
+        let is_sql = statement.effects.any(Effects::STATEMENTS);
+        if self.pipeline.parse_hangs(statement.id) || is_sql && !self.pipeline.is_certain() {
             self.undecided = true;
             return false;
         }
         let names = portal.len() + name.len() + 2;
         let portal = portal.to_vec();
+        let own = if is_sql { name.to_vec() } else { Vec::new() };
         let effects = statement.effects | self.suspicion(&statement.definition);
         if self.must_hear_first(effects) {
             return false;
         }
         self.note_bound(effects, &statement.definition, lease);
-        self.ensure_prepared(&statement, lease);
+        let is_listed = is_sql && self.sql_bind(&statement, &portal, lease);
+        if !is_sql {
+            self.ensure_prepared(&statement, lease);
+        }
         self.client.skip(HEADER + names, &mut lease.socket);
         let rest = header.body() - names;
+        let name = if is_listed { &own[..] } else { &statement.name };
         let out = lease.socket.output();
         out.put_u8(tag::BIND);
-        out.put_u32((4 + portal.len() + 1 + statement.name.len() + 1 + rest) as u32);
-        for name in [&portal[..], &statement.name] {
+        out.put_u32((4 + portal.len() + 1 + name.len() + 1 + rest) as u32);
+        for name in [&portal[..], name] {
             out.put_slice(name);
             out.put_u8(0);
         }
@@ -234,24 +250,52 @@ impl Session {
     }
 
     fn bind_unnamed(&mut self, header: Header, lease: &mut Lease) -> bool {
-        let there = lease.statements.unnamed;
-        let known = self.statements.unnamed().filter(|unnamed| there == Unnamed::Version(unnamed.version));
-        let bound = match known {
-            Some(unnamed) => Some((unnamed.effects, unnamed.definition.clone())),
-            // Its Parse is still to be answered.
-            None => self.unnamed.clone(),
-        };
-        if let Some((effects, definition)) = bound {
+        if let Some((effects, definition)) = self.unnamed_of(lease) {
+            let is_sql = effects.any(Effects::STATEMENTS);
+            if is_sql && !self.pipeline.is_certain() {
+                self.undecided = true;
+                return false;
+            }
             if self.must_hear_first(effects) {
                 return false;
             }
             self.note_bound(effects, &definition, lease);
+            if is_sql {
+                let body = self.client.unseen().get(HEADER..).unwrap_or_default();
+                let portal = tag::bind_names(body).map(|(portal, _)| portal.to_vec()).unwrap_or_default();
+                self.sql_bind_unnamed(effects, &definition, Some(&portal), lease);
+            }
         }
         self.pass_bind(header)
     }
 
+    /// The effects and definition of the unnamed statement that the backend has, if it has any effects.
+    fn unnamed_of(&self, lease: &Lease) -> Option<(Effects, Arc<[u8]>)> {
+        let there = lease.statements.unnamed;
+        match self.statements.unnamed().filter(|unnamed| there == Unnamed::Version(unnamed.version)) {
+            Some(unnamed) => Some((unnamed.effects, unnamed.definition.clone())),
+            // Its Parse is still to be answered.
+            None => self.unnamed.clone(),
+        }
+    }
+
+    /// `false`: what it describes hangs on answers to come.
+    fn describe_unnamed(&mut self, lease: &mut Lease) -> bool {
+        match self.unnamed_of(lease).filter(|(effects, _)| effects.any(Effects::NAMES)) {
+            Some(_) if !self.pipeline.is_certain() => {
+                self.undecided = true;
+                false
+            }
+            Some((_, definition)) => {
+                self.sql_bind_unnamed(Effects::NAMES, &definition, None, lease);
+                true
+            }
+            None => true,
+        }
+    }
+
     /// Notes the effects of a statement that is about to be executed.
-    fn note_bound(&mut self, effects: Effects, definition: &[u8], lease: &mut Lease) {
+    pub(super) fn note_bound(&mut self, effects: Effects, definition: &[u8], lease: &mut Lease) {
         if effects != Effects::NONE {
             self.guard_sequences(effects, lease);
             self.note_effects(effects, definition, lease);
@@ -268,8 +312,8 @@ impl Session {
         true
     }
 
-    /// A message about a statement (named at offset `at`) that the client has not prepared through us: SQL `PREPARE` may
-    /// have made it on a pinned backend; otherwise PostgreSQL says 26000. A name of ours, guessed, must not be found.
+    /// A message about a statement (named at offset `at`) that the client has not prepared through us: a text that could
+    /// not be read may have made it on a pinned backend; otherwise PostgreSQL says 26000. A name of ours, guessed, must not be found.
     fn pass_unknown(&mut self, header: Header, at: usize, expect: Expect) -> bool {
         let name = self.client.unseen_mut().get_mut(at..).unwrap_or_default();
         if name.starts_with(prepared::prefix().as_bytes()) {
@@ -299,7 +343,7 @@ impl Session {
             let expect = if closes {
                 lease.statements.unnamed = Unnamed::Absent;
                 Expect::CloseUnnamed(UnnamedStatement::latest())
-            } else if !self.ensure_unnamed(lease) {
+            } else if !self.ensure_unnamed(lease) || !self.describe_unnamed(lease) {
                 return false;
             } else {
                 expect
@@ -317,7 +361,8 @@ impl Session {
         else {
             return self.pass_unknown(header, HEADER + 1, expect);
         };
-        if !closes && self.pipeline.parse_hangs(statement.id) {
+        let is_sql = !closes && statement.effects.any(Effects::NAMES);
+        if !closes && self.pipeline.parse_hangs(statement.id) || is_sql && !self.pipeline.is_certain() {
             self.undecided = true;
             return false;
         }
@@ -327,8 +372,11 @@ impl Session {
             self.statements.remove(&name);
             self.pipeline.push(Expect::SayClosed(Box::new(Closed { name: name.into(), statement })));
         } else {
-            self.ensure_prepared(&statement, lease);
-            put_named(lease.socket.output(), tag::DESCRIBE, &statement.name);
+            match is_sql {
+                true => self.sql_describe(&statement, lease),
+                false => self.ensure_prepared(&statement, lease),
+            }
+            put_named(lease.socket.output(), tag::DESCRIBE, b'S', &statement.name);
             self.pipeline.push(Expect::Describe(number));
         }
         true
@@ -343,9 +391,10 @@ pub(super) fn put_parse(out: &mut BytesMut, name: &[u8], definition: &[u8]) {
     });
 }
 
-fn put_named(out: &mut BytesMut, tag: u8, name: &[u8]) {
+/// Describe or Close; `kind`: `S` for a statement, `P` for a portal.
+pub(super) fn put_named(out: &mut BytesMut, tag: u8, kind: u8, name: &[u8]) {
     backend::message(tag, out, |out| {
-        out.put_u8(b'S');
+        out.put_u8(kind);
         out.put_slice(name);
         out.put_u8(0);
     });

@@ -1,6 +1,5 @@
 //! The channels that a text's `UNLISTEN` statements name.
 
-use super::statements::unquote;
 use super::tokens::{Token, Tokens};
 
 /// What one `UNLISTEN` is about.
@@ -12,9 +11,6 @@ pub enum Unlisten {
     One(String),
 }
 
-/// PostgreSQL cuts a name here (`NAMEDATALEN` of `src/include/pg_config_manual.h`).
-const LONGEST: usize = 63;
-
 /// Those of a text, in order.
 pub fn unlistened(text: &[u8]) -> Vec<Unlisten> {
     let mut found = Vec::new();
@@ -24,10 +20,7 @@ pub fn unlistened(text: &[u8]) -> Vec<Unlisten> {
         if at_start && token.is("unlisten") {
             match tokens.next() {
                 Some(Token::Punct(b'*')) => found.push(Unlisten::All),
-                Some(Token::Word(name)) => found.push(Unlisten::One(cut(name.to_ascii_lowercase()))),
-                Some(Token::Quoted(name)) => found.push(Unlisten::One(cut(unquote(name)))),
-                // PostgreSQL refuses it; a text with `U&"…"` pins.
-                _ => {}
+                token => found.extend(token.and_then(|token| token.identifier()).map(one)),
             }
         }
         at_start = token == Token::Punct(b';');
@@ -35,10 +28,8 @@ pub fn unlistened(text: &[u8]) -> Vec<Unlisten> {
     found
 }
 
-fn cut(name: Vec<u8>) -> String {
-    let mut name = String::from_utf8_lossy(&name).into_owned();
-    name.truncate(name.floor_char_boundary(LONGEST));
-    name
+fn one(name: Vec<u8>) -> Unlisten {
+    Unlisten::One(String::from_utf8_lossy(&name).into_owned())
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ pub enum PinReason {
     Role,
     /// `LISTEN`.
     Listen,
-    /// SQL `PREPARE`.
+    /// SQL `PREPARE` of a name that could not be translated.
     Prepare,
     /// A temporary table, view, sequence …
     Temporary,
@@ -95,8 +95,8 @@ impl Effects {
     pub const PARAMETERS: Effects = Effects(1 << 13);
     /// May leave state that nobody sees (a text too long to be examined): cleaned before another client gets the backend.
     pub const UNSEEN: Effects = Effects(1 << 14);
-    /// A `DEALLOCATE` whose name must be translated.
-    pub const DEALLOCATE: Effects = Effects(1 << 15);
+    /// `PREPARE`, `EXECUTE`, `DEALLOCATE`: has names of prepared statements, to be translated (see [`super::sql_names`]).
+    pub const NAMES: Effects = Effects(1 << 15);
 
     /// Parameters may differ until the transaction ends: `SET LOCAL`, `set_config(…, true)`.
     pub const LOCAL: Effects = Effects(1 << 16);
@@ -125,7 +125,7 @@ impl Effects {
         (Self::PINS.0 & !PinReason::Sequence.effect().0)
             | Self::PARAMETERS.0
             | Self::UNSEEN.0
-            | Self::DEALLOCATE.0
+            | Self::NAMES.0
             | Self::CLEARS.0
             | Self::CODE.0,
     );
@@ -148,6 +148,12 @@ impl Effects {
 
     /// Leaves what no reset undoes: connections of dblink, a backup in progress, temporary replication slots.
     pub const LASTS: Effects = Effects(1 << 23);
+
+    /// Asks which prepared statements there are: `pg_prepared_statements`.
+    pub const LISTS: Effects = Effects(1 << 24);
+
+    /// Is about prepared statements: names some, or asks which there are.
+    pub const STATEMENTS: Effects = Effects(Self::NAMES.0 | Self::LISTS.0);
 
     /// What cleaning cannot undo: the backend must be discarded.
     pub const INDELIBLE: Effects = Effects(PinReason::Seed.effect().0 | PinReason::Load.effect().0 | Self::LASTS.0);
@@ -262,6 +268,7 @@ static SUSPECTS: LazyLock<AhoCorasick> = LazyLock::new(|| {
             "pg_backup_start",
             "replication_slot",
             "U&",
+            "prepared_stat",
         ])
         .expect("a few short literals always build")
 });

@@ -1,5 +1,4 @@
 use super::*;
-use crate::track::statements::deallocated;
 
 fn reasons(sql: &str) -> Vec<&'static str> {
     Effects::of(sql.as_bytes()).reasons().map(PinReason::as_str).collect()
@@ -23,6 +22,7 @@ fn ordinary_statements_have_none() {
         "select pg_advisory_xact_lock(1)",
         "select pg_advisory_unlock_all()",
         "prepare transaction 'x'",
+        "prepare p as select 1",
         "declare c cursor for select 1",
         "/* set */ select 1 -- listen",
         "select $$ ; set x = 1 $$",
@@ -69,7 +69,6 @@ fn session_state_pins() {
         ("set session role x", "role"),
         ("set session authorization x", "role"),
         ("listen c", "listen"),
-        ("prepare p as select 1", "prepare"),
         ("create temp table t (x int)", "temporary"),
         ("create local temporary table t (x int)", "temporary"),
         ("select 1 as x into temp t", "temporary"),
@@ -130,6 +129,12 @@ fn other_effects() {
     assert!(Effects::of(b"DO $$ begin end $$").any(Effects::CODE));
     assert!(Effects::of(b"call p()").any(Effects::CODE));
     assert!(Effects::of(b"discard all").any(Effects::CLEARS));
+    for sql in ["prepare p as select 1", "select 1; execute p", "explain execute p", "create table t as execute p"] {
+        assert!(Effects::of(sql.as_bytes()).any(Effects::NAMES), "{sql}");
+    }
+    assert!(Effects::of_body(b"begin prepare p as select 1; end").any(Effects::HIDES));
+    assert!(Effects::of(b"select name from pg_prepared_statements").any(Effects::LISTS));
+    assert!(!Effects::of(b"select 'pg_prepared_statements'").any(Effects::LISTS));
 }
 
 #[test]
@@ -152,16 +157,4 @@ fn a_long_text_is_looked_through_in_pieces() {
         assert!(in_pieces("insert into t values ('aaaaaaaaaaaaa'); set search_path = x\0", size), "{size}");
         assert!(in_pieces("set search_path = aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa, bbbbbb\0", size), "{size}");
     }
-}
-
-#[test]
-fn finds_what_is_deallocated() {
-    let name = |sql: &str| {
-        deallocated(sql.as_bytes()).map(|(range, name)| (sql[range].to_owned(), String::from_utf8(name).unwrap()))
-    };
-    assert_eq!(name("DEALLOCATE Foo"), Some(("Foo".into(), "foo".into())));
-    assert_eq!(name("deallocate prepare \"a\"\"B\";"), Some(("\"a\"\"B\"".into(), "a\"B".into())));
-    assert_eq!(name("DEALLOCATE ALL"), None);
-    assert_eq!(name("deallocate a; select 1"), None);
-    assert_eq!(name("select 1"), None);
 }

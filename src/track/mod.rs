@@ -7,7 +7,8 @@ pub mod effects;
 pub mod names;
 pub mod options;
 pub mod params;
-pub mod statements;
+pub mod sql_names;
+mod statements;
 mod tokens;
 
 pub use certificate::Certificate;

@@ -5,9 +5,10 @@
 const MOST: usize = 64;
 
 /// Every dotted name in a text, wherever it stands (as a word, within a string, within the body of a `DO`), in lower
-/// case as PostgreSQL compares them. `None`: too many, or a name that is not in the text.
-pub fn custom(text: &[u8]) -> Option<Vec<String>> {
-    if has_unnamed(text) {
+/// case as PostgreSQL compares them. `runs`: it has code in it, and not only statements. `None`: too many, or a name that
+/// is not in the text.
+pub fn custom(text: &[u8], runs: bool) -> Option<Vec<String>> {
+    if has_unnamed(text, runs) {
         return None;
     }
     Some(dotted(text)).filter(|names| names.len() <= MOST)
@@ -30,7 +31,7 @@ pub fn dotted(text: &[u8]) -> Vec<String> {
 }
 
 /// Whether it has a `set_config` whose first argument is not a plain string, or SQL that is put together as it runs.
-fn has_unnamed(text: &[u8]) -> bool {
+fn has_unnamed(text: &[u8], runs: bool) -> bool {
     let lower = text.to_ascii_lowercase();
     let call = memchr::memmem::find_iter(&lower, b"set_config").any(|at| {
         let behind = lower.get(at + b"set_config".len()..).unwrap_or_default().trim_ascii_start();
@@ -44,7 +45,7 @@ fn has_unnamed(text: &[u8]) -> bool {
         let next = rest.get(closing..).unwrap_or_default().trim_ascii_start().first();
         !(quotes == 1 || quotes == 2) || closing != quotes || next != Some(&b',')
     });
-    call || memchr::memmem::find(&lower, b"execute").is_some()
+    call || runs && memchr::memmem::find(&lower, b"execute").is_some()
 }
 
 /// Whether a `RESET` takes this parameter back: `RESET ALL` does so with all.
@@ -82,7 +83,7 @@ mod tests {
 
     #[test]
     fn finds_names_wherever_they_stand() {
-        let found = |sql: &str| custom(sql.as_bytes()).map(|names| names.join(" "));
+        let found = |sql: &str| custom(sql.as_bytes(), true).map(|names| names.join(" "));
         assert_eq!(found("set App.Tenant = 'x.y'"), Some("app.tenant x.y".into()));
         assert_eq!(found("select set_config('app.tenant', $1, false)"), Some("app.tenant".into()));
         assert_eq!(found("do $$begin perform set_config('a.b', '1', false); end$$"), Some("a.b".into()));

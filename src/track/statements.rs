@@ -146,6 +146,8 @@ const SET: Effects = Effects::PARAMETERS;
 const RESET: Effects = Effects::PARAMETERS.with(Effects::RESETS).with(Effects::ENDS).with(Effects::CLEARS);
 const ROLE: Effects = PinReason::Role.effect().with(Effects::PARAMETERS).with(Effects::ENDS).with(Effects::OTHER);
 const CODE: Effects = Effects::CODE.with(Effects::UNSEEN).with(Effects::OTHER);
+/// Nothing is sent behind it before it is answered: what a name means hangs on it.
+const NAMES: Effects = Effects::NAMES.with(Effects::CLEARS);
 const DYNAMIC: Effects = PinReason::Hidden.effect().with(CODE);
 
 /// The effects of setting the parameter with this name; `None`: it is not in the text as it is.
@@ -222,23 +224,23 @@ fn leading(head: &Head<'_>, count: usize, hold: bool, last: Token<'_>) -> Effect
     } else if first.is("unlisten") {
         Effects::UNLISTENS | Effects::CLEARS | Effects::ENDS
     } else if first.is("deallocate") {
-        Effects::DEALLOCATE | Effects::CLEARS | Effects::ENDS
+        NAMES | Effects::ENDS
     } else if first.is("select") && word(1, "pg_advisory_unlock_all") && count == 4 {
         Effects::ENDS
     } else {
-        Effects::OTHER | leading_other(first, word, hold, head)
+        Effects::OTHER | leading_other(first, hold, head)
     }
 }
 
 /// The same for a statement that does more than set or end something.
-fn leading_other(first: Token<'_>, word: impl Fn(usize, &str) -> bool, hold: bool, head: &Head<'_>) -> Effects {
+fn leading_other(first: Token<'_>, hold: bool, head: &Head<'_>) -> Effects {
     let has = |name: &str| head.iter().take(4).flatten().any(|token| token.is(name));
     if first.is("listen") {
         PinReason::Listen.effect()
     } else if first.is("notify") {
         Effects::NOTIFIES
-    } else if first.is("prepare") && !word(1, "transaction") {
-        PinReason::Prepare.effect()
+    } else if first.is("prepare") || first.is("execute") {
+        NAMES
     } else if first.is("load") {
         PinReason::Load.effect()
     } else if first.is("declare") && hold {
@@ -271,6 +273,9 @@ fn anywhere(token: &Token<'_>, previous: &Token<'_>) -> Effects {
             PinReason::Temporary.effect()
         }
         7 if is("pg_temp") => PinReason::Temporary.effect(),
+        // CREATE TABLE … AS EXECUTE
+        7 if is("execute") && previous.is("as") => NAMES,
+        _ if is("pg_prepared_statements") || is("pg_prepared_statement") => Effects::LISTS | Effects::CLEARS,
         7 if is("currval") || is("lastval") => PinReason::Sequence.effect(),
         9 if is("pg_notify") => Effects::NOTIFIES,
         7 if is("setseed") => PinReason::Seed.effect(),
@@ -302,38 +307,4 @@ fn anywhere(token: &Token<'_>, previous: &Token<'_>) -> Effects {
         }
         _ => Effects::NONE,
     }
-}
-
-/// The name in a text that is exactly one `DEALLOCATE [PREPARE] name`, as the range of its bytes and the name as
-/// PostgreSQL folds it; `None` for `ALL` and anything else.
-pub fn deallocated(text: &[u8]) -> Option<(std::ops::Range<usize>, Vec<u8>)> {
-    let mut tokens = Tokens::new(text);
-    if !tokens.next()?.is("deallocate") {
-        return None;
-    }
-    let mut name = tokens.next()?;
-    if name.is("prepare") {
-        name = tokens.next()?;
-    }
-    let end = tokens.offset();
-    let name = match name {
-        Token::Word(word) if word.eq_ignore_ascii_case(b"all") => return None,
-        Token::Word(word) => (end - word.len()..end, word.to_ascii_lowercase()),
-        Token::Quoted(word) => (end - word.len() - 2..end, unquote(word)),
-        _ => return None,
-    };
-    tokens.all(|token| token == Token::Punct(b';')).then_some(name)
-}
-
-/// Doubled quotes become single ones.
-pub(super) fn unquote(word: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(word.len());
-    let mut quoted = false;
-    for &byte in word {
-        quoted = byte == b'"' && !quoted;
-        if !quoted {
-            out.push(byte);
-        }
-    }
-    out
 }

@@ -26,6 +26,53 @@ impl Token<'_> {
     }
 }
 
+/// PostgreSQL cuts an identifier here (`NAMEDATALEN` of `src/include/pg_config_manual.h`).
+pub(super) const LONGEST: usize = 63;
+
+impl Token<'_> {
+    /// The name that it means as an identifier: folded or unquoted, and cut, as PostgreSQL does. `None`: it is none, or one
+    /// with escapes.
+    pub(super) fn identifier(&self) -> Option<Vec<u8>> {
+        match self {
+            Token::Word(word) => Some(cut(word.to_ascii_lowercase())),
+            Token::Quoted(word) => Some(cut(unquote(word))),
+            _ => None,
+        }
+    }
+
+    /// How many bytes of the text it takes as an identifier, quotes included.
+    pub(super) fn identifier_length(&self) -> usize {
+        match self {
+            Token::Word(word) => word.len(),
+            Token::Quoted(word) => word.len() + 2,
+            _ => 0,
+        }
+    }
+}
+
+/// Not within a character (`src/backend/parser/scansup.c`, `truncate_identifier`).
+fn cut(mut name: Vec<u8>) -> Vec<u8> {
+    if name.len() > LONGEST {
+        let is_inside = |end: &usize| name.get(*end).is_some_and(|byte| byte & 0xc0 == 0x80);
+        let end = (LONGEST - 3..=LONGEST).rev().find(|end| !is_inside(end)).unwrap_or(LONGEST);
+        name.truncate(end);
+    }
+    name
+}
+
+/// Doubled quotes become single ones.
+fn unquote(word: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(word.len());
+    let mut quoted = false;
+    for &byte in word {
+        quoted = byte == b'"' && !quoted;
+        if !quoted {
+            out.push(byte);
+        }
+    }
+    out
+}
+
 /// Walks a text.
 #[derive(Clone)]
 pub(super) struct Tokens<'a> {

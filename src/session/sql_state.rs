@@ -1,0 +1,106 @@
+//! What is under way of SQL's `PREPARE`, `EXECUTE` and `DEALLOCATE`: the text that runs, and those that are bound to
+//! portals.
+
+use std::sync::Arc;
+
+use super::sql_names::{Deed, Resolved};
+use crate::error::SqlState;
+use crate::prepared::{self, Statement, quoted};
+use crate::wire::backend::ErrorFields;
+
+/// What is under way.
+#[derive(Debug, Default)]
+pub(super) struct Sql {
+    /// The text that runs, behind which nothing is sent.
+    pub(super) running: Option<Box<Resolved>>,
+    /// Texts that are bound to portals, and not executed yet.
+    pub(super) bound: Vec<(Box<[u8]>, Box<Resolved>)>,
+    /// The client's statements are on the backend under its own names: see `sql_list`.
+    pub(super) listed: bool,
+    /// Statements that could not be prepared for the text that runs, and why: it fails for the same reason when it comes
+    /// to them.
+    kept: Vec<(u64, Vec<u8>)>,
+}
+
+impl Sql {
+    /// Whether anything is under way.
+    #[inline]
+    pub(super) fn is_active(&self) -> bool {
+        self.running.is_some() || self.listed || !self.bound.is_empty()
+    }
+
+    /// Whether something has been bound and not executed.
+    #[inline]
+    pub(super) fn has_bound(&self) -> bool {
+        !self.bound.is_empty()
+    }
+
+    /// A text is sent.
+    pub(super) fn run(&mut self, resolved: Box<Resolved>) {
+        self.running = Some(resolved);
+    }
+
+    /// What was sent last is answered.
+    pub(super) fn end(&mut self) {
+        self.running = None;
+        self.kept.clear();
+    }
+
+    /// A statement could not be prepared for the text that runs.
+    pub(super) fn keep(&mut self, id: u64, error: Vec<u8>) {
+        self.kept.push((id, error));
+    }
+
+    /// Why a text has failed, if that is because a statement could not be prepared for it: it lacks it, or its transaction
+    /// has failed with it.
+    pub(super) fn kept(&mut self, fields: &ErrorFields) -> Option<Vec<u8>> {
+        let is_failed = fields.code == SqlState::IN_FAILED_SQL_TRANSACTION.code();
+        let lacks = |id: u64| {
+            let name = quoted(&prepared::server_name(id));
+            fields.message.as_bytes().windows(name.len()).any(|window| window == name)
+        };
+        let at = self.kept.iter().position(|(id, _)| is_failed || lacks(*id))?;
+        Some(self.kept.swap_remove(at).1)
+    }
+
+    /// Something is bound to a portal.
+    pub(super) fn bind(&mut self, portal: &[u8], resolved: Option<Box<Resolved>>) {
+        self.bound.retain(|(bound, _)| **bound != *portal);
+        self.bound.extend(resolved.map(|resolved| (portal.into(), resolved)));
+    }
+
+    /// A portal is executed. `true`: it is one of these.
+    pub(super) fn execute(&mut self, portal: &[u8]) -> bool {
+        let at = self.bound.iter().position(|(bound, _)| **bound == *portal);
+        self.running = at.map(|at| self.bound.swap_remove(at).1);
+        self.running.is_some()
+    }
+
+    /// The statement that a name will mean once what is bound has been executed.
+    pub(super) fn to_come(&self, name: &[u8]) -> Option<&Arc<Statement>> {
+        let deeds = self.bound.iter().flat_map(|(_, resolved)| &resolved.deeds);
+        deeds.rev().find_map(|deed| match deed {
+            Deed::Prepare(prepared, statement) if **prepared == *name => Some(statement),
+            _ => None,
+        })
+    }
+
+    /// The client's name of a statement that a text under way names.
+    pub(super) fn name(&self, id: u64) -> Option<&[u8]> {
+        let texts = self.running.iter().chain(self.bound.iter().rev().map(|(_, resolved)| resolved));
+        texts.flat_map(|resolved| &resolved.places).find(|place| place.id == id).map(|place| &*place.name)
+    }
+
+    /// A position in the text that runs, or in one that it executes, as the client counts. Both are 1 for the first
+    /// character.
+    pub(super) fn position(&self, sent: usize) -> usize {
+        self.running.as_ref().map_or(sent, |resolved| resolved.position(sent))
+    }
+
+    /// The same where a statement is prepared anew.
+    pub(super) fn position_within(&self, id: u64, sent: usize) -> usize {
+        let texts = self.running.iter().chain(self.bound.iter().map(|(_, resolved)| resolved));
+        let need = texts.flat_map(|resolved| &resolved.needs).find(|need| need.statement.id == id);
+        need.map_or(sent, |need| need.position(sent))
+    }
+}

@@ -1,0 +1,338 @@
+//! SQL's `PREPARE`, `EXECUTE` and `DEALLOCATE`. A client has one name space for them and the protocol's messages, as in
+//! PostgreSQL: before a text is sent, each name in it is replaced by the server-side one (see `sql_names`), and what the
+//! backend lacks is put in front. What a text has done is told by its command tags.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use bytes::{BufMut, BytesMut};
+use postgres_protocol::message::frontend;
+
+use super::Session;
+use super::pipeline::Expect;
+use super::sql_names::{Deed, Need, Resolved};
+use super::statements::{put_named, put_parse};
+use crate::pool::Lease;
+use crate::prepared::{self, Prepared, Statement, Unnamed};
+use crate::track::{Effects, PinReason};
+use crate::wire::backend::{self, Status};
+use crate::wire::frontend as tag;
+use crate::wire::{HEADER, Header, split_cstr};
+
+impl Session {
+    /// Effects of the statements that a text executes, each noted with its own text.
+    pub(super) fn sql_note(&mut self, resolved: &Resolved, lease: &mut Lease) -> Effects {
+        let mut all = Effects::NONE;
+        for Need { statement, .. } in resolved.needs.iter().filter(|need| need.runs) {
+            let effects = statement.effects | self.suspicion(statement.text());
+            if effects != Effects::NONE {
+                self.note_effects(effects, statement.text(), lease);
+                self.listening.bind(effects, statement.text());
+            }
+            all.add(effects);
+            if !statement.is_plain() {
+                // BEGIN by EXECUTE and the like leave PostgreSQL in a state that it reports as an error later.
+                lease.expires = Some(Instant::now());
+            }
+        }
+        all
+    }
+
+    /// Puts what the backend lacks in front of a text.
+    pub(super) fn sql_put_needs(&mut self, resolved: &Resolved, lease: &mut Lease) {
+        // A failed transaction takes nothing; what the text says is refused likewise.
+        if lease.status == Status::Failed {
+            return;
+        }
+        for need in &resolved.needs {
+            match need.runs {
+                true => self.ensure_prepared(&need.statement, lease),
+                false => self.ensure_name(&need.statement, lease),
+            }
+        }
+    }
+
+    /// The same, for a text that is about to be executed.
+    pub(super) fn sql_prepare(&mut self, resolved: &Resolved, lease: &mut Lease) {
+        if resolved.lists {
+            return self.sql_list(false, lease);
+        }
+        self.sql_put_needs(resolved, lease);
+        self.sql_remember(resolved, lease);
+    }
+
+    /// Notes what a text will have prepared.
+    fn sql_remember(&mut self, resolved: &Resolved, lease: &mut Lease) {
+        let schema = self.pool.schema.load(Ordering::Relaxed);
+        for deed in &resolved.deeds {
+            if let Deed::Prepare(_, statement) = deed {
+                self.remember_prepared(statement.id, schema, lease);
+            }
+        }
+    }
+
+    /// Before a statement that is about statements is bound: with what its names mean now. `true`: the backend has it
+    /// under the client's own name.
+    pub(super) fn sql_bind(&mut self, statement: &Statement, portal: &[u8], lease: &mut Lease) -> bool {
+        let resolved = self.sql_resolve_bound(statement.effects, statement.text(), lease);
+        let is_listed = resolved.as_ref().is_some_and(|resolved| resolved.lists && self.sql.listed);
+        match &resolved {
+            Some(_) if is_listed => {}
+            Some(resolved) if statement.effects.any(Effects::NAMES) => self.sql_parse(statement, resolved, lease),
+            _ => self.ensure_prepared(statement, lease),
+        }
+        self.sql.bind(portal, resolved);
+        is_listed
+    }
+
+    /// The same for the unnamed one; without a portal, before it is described.
+    pub(super) fn sql_bind_unnamed(
+        &mut self,
+        effects: Effects,
+        definition: &[u8],
+        portal: Option<&[u8]>,
+        lease: &mut Lease,
+    ) {
+        let text = definition.split(|byte| *byte == 0).next().unwrap_or_default();
+        let resolved = match portal {
+            Some(_) => self.sql_resolve_bound(effects, text, lease),
+            None => self.sql_resolve(text, true, effects).inspect(|resolved| self.sql_put_needs(resolved, lease)),
+        };
+        if let (Some(resolved), Unnamed::Version(version)) = (&resolved, lease.statements.unnamed)
+            && !resolved.lists
+        {
+            self.client.join(&mut lease.socket);
+            put_parse(lease.socket.output(), b"", &spelled(definition, resolved));
+            self.pipeline.push(Expect::OwnUnnamed(version));
+        }
+        if let Some(portal) = portal {
+            self.sql.bind(portal, resolved);
+        }
+    }
+
+    /// Before a statement that names others is described.
+    pub(super) fn sql_describe(&mut self, statement: &Statement, lease: &mut Lease) {
+        match self.sql_resolve(statement.text(), true, Effects::NAMES) {
+            Some(resolved) => {
+                self.sql_put_needs(&resolved, lease);
+                self.sql_parse(statement, &resolved, lease);
+            }
+            None => self.ensure_prepared(statement, lease),
+        }
+    }
+
+    fn sql_resolve_bound(&mut self, effects: Effects, text: &[u8], lease: &mut Lease) -> Option<Box<Resolved>> {
+        let resolved = self.sql_resolve(text, true, effects);
+        match &resolved {
+            Some(resolved) => {
+                let executed = self.sql_note(resolved, lease);
+                self.guard_sequences(executed, lease);
+                self.clears |= executed.any(Effects::CLEARS);
+                self.sql_prepare(resolved, lease);
+            }
+            None => self.note_effects(PinReason::Prepare.effect(), text, lease),
+        }
+        resolved
+    }
+
+    /// Parses a statement anew, with what its names mean now.
+    fn sql_parse(&mut self, statement: &Statement, resolved: &Resolved, lease: &mut Lease) {
+        let definition = spelled(&statement.definition, resolved).into();
+        lease.statements.outdate(statement.id);
+        let Statement { id, ref name, effects, .. } = *statement;
+        self.ensure_prepared(&Statement { id, name: name.clone(), definition, effects, sql: None }, lease);
+    }
+
+    /// A portal is executed. `false`: more of the message is needed first.
+    #[cold]
+    pub(super) fn sql_execute(&mut self, header: Header) -> bool {
+        let Some(body) = self.client.unseen().get(HEADER..header.total) else { return false };
+        if let Some((portal, _)) = split_cstr(body) {
+            self.barrier |= self.sql.execute(portal);
+        }
+        true
+    }
+
+    /// Before a Query with names. `true`: what they mean hangs on answers to come, or what they need cannot be put in
+    /// front of it yet.
+    pub(super) fn sql_waits(&mut self, lease: &mut Lease) -> bool {
+        if self.open_batch && !self.pipeline.is_empty() {
+            // Something of the same batch may fail, and the Query be skipped with it.
+            self.client.join(&mut lease.socket);
+            frontend::flush(lease.socket.output());
+            self.flushing = true;
+            self.barrier = true;
+            return true;
+        }
+        self.undecided = !self.pipeline.is_certain();
+        self.undecided
+    }
+
+    /// Puts what the backend lacks in front of a Query, each with a Sync of its own: what is executed without one makes
+    /// the Query part of a transaction (since PostgreSQL 18), and an error would have it skipped.
+    pub(super) fn sql_try_all(&mut self, resolved: &Resolved, lease: &mut Lease) {
+        if resolved.lists {
+            return self.sql_list(true, lease);
+        }
+        // A failed transaction takes nothing; what the text says is refused likewise.
+        if lease.status != Status::Failed {
+            resolved.needs.iter().for_each(|need| self.sql_try(need, lease));
+        }
+        self.sql_remember(resolved, lease);
+    }
+
+    fn sql_try(&mut self, need: &Need, lease: &mut Lease) {
+        let Need { statement, runs } = need;
+        match lease.statements.get(statement.id) {
+            Prepared::At(_) => return,
+            Prepared::Outdated if !runs => return,
+            Prepared::Outdated | Prepared::Absent => {}
+        }
+        self.client.join(&mut lease.socket);
+        let out = lease.socket.output();
+        // A text that failed half-way may have left more than is known.
+        put_named(out, tag::CLOSE, b'S', &statement.name);
+        match statement.prepare() {
+            _ if !runs => put_parse(out, &statement.name, &[0, 0, 0]),
+            Some(text) => put_run(out, &text),
+            None => put_parse(out, &statement.name, &statement.definition),
+        }
+        frontend::sync(out);
+        self.pipeline.push(Expect::OwnTry(statement.id));
+        self.note_prepared(statement, *runs, lease);
+    }
+
+    /// Runs a statement of ours within the client's batch or transaction, leaving its unnamed statement and portal
+    /// alone. `prepares`: the statement that it prepares, or 0.
+    pub(super) fn sql_run(&mut self, text: &[u8], prepares: u64, lease: &mut Lease) {
+        self.client.join(&mut lease.socket);
+        let out = lease.socket.output();
+        if prepares != 0 {
+            // A text that failed half-way may have left more than is known.
+            put_named(out, tag::CLOSE, b'S', &prepared::server_name(prepares));
+        }
+        put_run(out, text);
+        self.pipeline.push(Expect::OwnRun(prepares, RUN_REPLIES + u8::from(prepares != 0)));
+    }
+
+    /// The tag of a `PREPARE` or `DEALLOCATE` has come.
+    pub(super) fn sql_done(&mut self, lease: &mut Lease) {
+        match self.sql.running.as_mut().and_then(|running| running.deeds.pop_front()) {
+            Some(Deed::Prepare(name, statement)) => self.statements.insert(&name, statement),
+            Some(Deed::Deallocate(name, id)) => {
+                self.statements.remove(&name);
+                lease.statements.remove(id);
+            }
+            None => {}
+        }
+    }
+
+    /// An error has come: what was under way has not been done.
+    pub(super) fn sql_failed(&mut self, lease: &mut Lease) {
+        let texts = self.sql.running.take().into_iter().chain(self.sql.bound.drain(..).map(|(_, resolved)| resolved));
+        for deed in texts.flat_map(|resolved| resolved.deeds) {
+            if let Deed::Prepare(_, statement) = deed {
+                lease.statements.remove(statement.id);
+            }
+        }
+        self.sql.end();
+    }
+
+    /// Everything has been answered.
+    #[cold]
+    pub(super) fn sql_answered(&mut self, lease: &mut Lease) {
+        self.sql.end();
+        if lease.status == Status::Idle {
+            // Portals end with their transaction.
+            self.sql_failed(lease);
+        }
+        if self.sql.listed && lease.status != Status::Failed {
+            self.sql_unlist(lease);
+        }
+    }
+
+    /// Before a text that asks which prepared statements there are: the client's own, under its own names, and no others.
+    /// Rare enough that all that the backend has is thrown away for it, and once more behind it. `synced`: each with a
+    /// Sync of its own.
+    fn sql_list(&mut self, synced: bool, lease: &mut Lease) {
+        if lease.status == Status::Failed {
+            return;
+        }
+        self.client.join(&mut lease.socket);
+        forget_statements(lease);
+        self.sql.listed = true;
+        // Until it is undone, whoever gets this backend must not find them.
+        lease.residue.add(PinReason::Prepare.effect());
+        let out = lease.socket.output();
+        put_run(out, DEALLOCATE_ALL);
+        let mut expected = vec![Expect::OwnRun(0, RUN_REPLIES)];
+        for (name, statement) in self.statements.iter() {
+            if synced {
+                frontend::sync(out);
+            }
+            expected.push(if statement.sql.is_some() {
+                put_run(out, statement.text());
+                Expect::OwnRun(0, RUN_REPLIES)
+            } else {
+                put_parse(out, name, &statement.definition);
+                Expect::OwnParse(0)
+            });
+        }
+        if synced {
+            frontend::sync(out);
+        }
+        for expect in expected {
+            self.pipeline.push(if synced { Expect::OwnTry(0) } else { expect });
+        }
+    }
+
+    fn sql_unlist(&mut self, lease: &mut Lease) {
+        self.client.join(&mut lease.socket);
+        put_run(lease.socket.output(), DEALLOCATE_ALL);
+        frontend::sync(lease.socket.output());
+        self.pipeline.push(Expect::Prefix);
+        forget_statements(lease);
+        self.sql.listed = false;
+        if !self.pins.any(PinReason::Prepare.effect()) {
+            lease.residue.remove(PinReason::Prepare.effect());
+        }
+    }
+}
+
+/// A definition with the server-side names.
+fn spelled(definition: &[u8], resolved: &Resolved) -> Vec<u8> {
+    let types = definition.iter().position(|byte| *byte == 0).and_then(|end| definition.get(end..));
+    [&resolved.text[..], types.unwrap_or_default()].concat()
+}
+
+const DEALLOCATE_ALL: &[u8] = b"DEALLOCATE ALL";
+
+/// The backend has none, ours included.
+fn forget_statements(lease: &mut Lease) {
+    lease.statements.clear();
+    lease.forget_own_statements();
+}
+
+/// Replies to what [`put_run`] puts, if all goes well.
+const RUN_REPLIES: u8 = 6;
+
+/// Runs a statement under a name of its own, which an earlier one that failed may have left.
+fn put_run(out: &mut BytesMut, text: &[u8]) {
+    let name = [prepared::prefix().as_bytes(), b"run"].concat();
+    put_named(out, tag::CLOSE, b'S', &name);
+    put_parse(out, &name, &[text, &[0, 0, 0]].concat());
+    backend::message(tag::BIND, out, |out| {
+        for _portal_and_statement in 0..2 {
+            out.put_slice(&name);
+            out.put_u8(0);
+        }
+        // Formats of parameters, parameters, formats of results: none.
+        out.put_slice(&[0; 6]);
+    });
+    backend::message(tag::EXECUTE, out, |out| {
+        out.put_slice(&name);
+        out.put_slice(&[0; 5]);
+    });
+    put_named(out, tag::CLOSE, b'P', &name);
+    put_named(out, tag::CLOSE, b'S', &name);
+}
