@@ -282,6 +282,36 @@ const IN_A_BACKEND: &[(&str, &str)] = &[
     ("sql prepare twice", "prepare p as select {n}\nprepare p as select 2\nexecute p\ndeallocate all\nexecute p"),
     ("sql prepare survives rollback", "begin\nprepare p as select {n}\nrollback\nexecute p\ndeallocate p"),
     (
+        "sql prepare of a setting",
+        "prepare p as select set_config('app.tenant', 'tenant {n}', false)\nexecute p\nselect current_setting('app.tenant')\nselect current_setting('app.tenant')\ndeallocate p",
+    ),
+    (
+        "sql prepare of a lock",
+        "prepare p as select pg_advisory_lock({n})\nexecute p\nLOCKS\nselect pg_advisory_unlock({n})\nLOCKS\nexecute p\nLOCKS\nselect pg_advisory_unlock_all()",
+    ),
+    (
+        "sql prepare in one text",
+        "prepare p as select {n}; execute p; prepare q (int) as select $1 + {n}\nexecute q(1); execute p\ndeallocate p; select 1/0\nexecute p\nexecute q(2)",
+    ),
+    ("sql prepare in a failed block", "prepare p as select {n}\nbegin\nselect 1/0\nexecute p\nrollback\nexecute p"),
+    (
+        "sql prepare is explained and made into a table",
+        "prepare p (int) as select $1 as a\nexplain (costs off) execute p(1)\nbegin\ncreate table made{n} as execute p({n})\nselect a from made{n}\nrollback",
+    ),
+    (
+        "sql prepare by the protocol",
+        "P: prepare p as select {n}\nP: execute p\nP: execute p\nP: deallocate p\nP: execute p",
+    ),
+    (
+        "sql prepare said at once",
+        "prepare p as select {n}\n| execute p\n| deallocate p\n| execute p\n| prepare p as select 0\nexecute p",
+    ),
+    (
+        "the statements that there are",
+        "STATEMENTS\nprepare p (int) as select $1 + {n}\nSTATEMENTS\nP: STATEMENTS\nexecute p(1)\ndeallocate all\nSTATEMENTS\ndiscard all",
+    ),
+    ("sql execute of nothing", "execute p\ndeallocate p\nexecute p; select 1\nprepare p as selec\nexecute p"),
+    (
         "set role",
         "set role pg_read_all_data\nselect current_user, session_user\nselect current_user\nreset role\nselect current_user",
     ),
@@ -306,8 +336,11 @@ fn what_lives_in_a_backend() -> Result {
     let temp = "select count(*) from pg_class where relname = 'x' and relnamespace = pg_my_temp_schema()";
     let locks = "select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()";
     let cursors = "select name from pg_cursors order by 1";
-    let fill =
-        |text: &str| text.replace("TEMP\n", &format!("{temp}\n")).replace("LOCKS", locks).replace("CURSORS", cursors);
+    let statements = "select name, statement, parameter_types, from_sql from pg_prepared_statements order by 1";
+    let fill = |text: &str| {
+        let text = text.replace("TEMP\n", &format!("{temp}\n")).replace("STATEMENTS", statements);
+        text.replace("LOCKS", locks).replace("CURSORS", cursors)
+    };
     let cases: Vec<Case> = IN_A_BACKEND.iter().map(|(name, text)| case(name, &fill(&format!("{text}\n")))).collect();
     run(&cases)
 }

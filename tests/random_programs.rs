@@ -6,7 +6,7 @@ mod common;
 
 use common::*;
 
-const SIMPLE: [&str; 24] = [
+const SIMPLE: [&str; 32] = [
     "select 1",
     "",
     "select 1; select 2",
@@ -31,6 +31,14 @@ const SIMPLE: [&str; 24] = [
     "declare c cursor for select generate_series(1, 5)",
     "fetch 2 from c",
     "copy (select generate_series(1, 3)) to stdout",
+    "prepare c as select 5",
+    "prepare d (int) as select $1; execute d(7)",
+    "execute c",
+    "execute c(1); select nothing",
+    "execute d(2)",
+    "deallocate d; select 1/0",
+    "deallocate c; prepare c (int) as select $1 + 1",
+    "select string_agg(name, ' ' order by name) from pg_prepared_statements",
 ];
 
 const PREPARED: [&str; 12] = [
@@ -48,17 +56,32 @@ const PREPARED: [&str; 12] = [
     "set timezone = 'UTC'",
 ];
 
+/// Under a name of their own, which is executed as soon as it is bound and never described: what the names in a text
+/// mean is found out when it is bound, by PostgreSQL in part before and in part behind that.
+const ABOUT: [&str; 4] = ["execute c", "execute d(3)", "prepare c as select 6", "deallocate d"];
+
 fn pick<'a>(random: &mut Random, from: &[&'a str]) -> &'a str {
     from[random.below(from.len())]
 }
 
 /// One message of the extended protocol.
 fn message(random: &mut Random, step: &mut Step) {
-    let (statement, portal) = (pick(random, &["", "a", "b"]), pick(random, &["", "", "p"]));
+    let (statement, portal) = (pick(random, &["", "a", "b", "c", "d"]), pick(random, &["", "", "p"]));
     let said = std::mem::take(&mut step.said);
-    let (said, name) = match random.below(12) {
+    let (said, name) = match random.below(14) {
+        12 => {
+            let sql = pick(random, &ABOUT);
+            (said.parse("about", sql, &[]), format!("parse \"about\" {sql:?}"))
+        }
+        13 => match random.below(4) {
+            0 => (said.close_statement("about"), "close statement \"about\"".into()),
+            _ => (said.bind(portal, "about", &[]).execute(portal, 0), format!("run {portal:?} \"about\"")),
+        },
         0..=2 => {
             let sql = pick(random, &PREPARED);
+            // Those that EXECUTE may meet: PostgreSQL breaks on an EXECUTE of BEGIN ("unexpected state").
+            let sql =
+                if ["c", "d"].contains(&statement) && !sql.starts_with("select") { "select $1::int" } else { sql };
             (said.parse(statement, sql, &[]), format!("parse {statement:?} {sql:?}"))
         }
         3..=5 => {

@@ -18,7 +18,7 @@ const LOOK: &str = "select current_setting('work_mem'), current_setting('timezon
     (select string_agg(name, ' ' order by name) from pg_prepared_statements where from_sql)";
 
 /// `{n}` is the program's own number.
-const OPERATIONS: [&str; 58] = [
+const OPERATIONS: [&str; 65] = [
     LOOK,
     LOOK,
     LOOK,
@@ -76,6 +76,13 @@ const OPERATIONS: [&str; 58] = [
     "close h",
     "prepare p as select {n}",
     "deallocate p",
+    "deallocate all",
+    "execute p",
+    "explain (costs off) execute p",
+    "prepare q (int) as select $1 + {n}; execute q(1)",
+    "execute q(2)",
+    "deallocate p; select 1/0",
+    "deallocate q; prepare q (int) as select set_config('app.tenant', 'q' || $1, false)",
     "set role pg_read_all_data",
 ];
 
