@@ -253,6 +253,47 @@ fn ten_thousand_statements_of_one_client() -> Result {
 }
 
 #[test]
+fn more_statements_than_one_client_may_have_are_refused() -> Result {
+    let (_cluster, proxy) = setup()?;
+    let mut client = proxy.target().connect()?;
+    for batch in 0..100 {
+        let say =
+            (batch * 100..batch * 100 + 100).fold(Say::new(), |say, n| say.parse(&format!("s{n}"), "select 1", &[]));
+        client.ask(&say.sync())?;
+    }
+    let uses = |name: &str| Say::new().bind("", name, &[]).execute("", 0).sync();
+    let many = Say::new().parse("many", "select 2", &[]);
+    let prepare = Say::new().parse("", "prepare many as select 3", &[]);
+    for refused in
+        [many.clone().parse("", "select 5", &[]).sync(), Say::new().query("prepare many as select 3"), prepare.sync()]
+    {
+        let error = client.ask(&Say::new().parse("", "select 4", &[]).and(&refused))?.error();
+        assert_eq!((error.code.as_str(), error.message.as_str()), ("54000", "too many prepared statements"));
+        assert!(!error.hint.is_empty());
+        assert_eq!(client.ask(&uses("many"))?.error().code, "26000");
+        assert_eq!(client.ask(&uses("s9999"))?.value(), "1");
+        // A transaction fails with it, and the name is taken as before.
+        client.value("begin")?;
+        assert_eq!(client.ask(&refused)?.status(), Some('E'));
+        client.value("rollback")?;
+        assert_eq!(client.ask(&Say::new().parse("s1", "select 1", &[]).sync())?.error().code, "42P05");
+    }
+    // Less, and it is taken.
+    client.value("deallocate s0")?;
+    client.ask(&many.sync())?;
+    assert_eq!(client.ask(&uses("many"))?.value(), "2");
+    client.value("deallocate all; prepare many as select 3")?;
+    assert_eq!(client.value("execute many")?, "3");
+    let text = format!("select length('{}')", "x".repeat(1_000_000));
+    let large = |n: usize| Say::new().parse(&format!("l{n}"), &text, &[]).sync();
+    let codes = (0..18).map(|n| Ok(client.ask(&large(n))?.errors().first().map(|error| error.code.clone())));
+    let codes: Vec<_> = codes.collect::<Result<_>>()?;
+    assert!(codes[..16].iter().all(Option::is_none) && codes[17] == Some("54000".into()), "{codes:?}");
+    assert_eq!(client.ask(&uses("l15"))?.value(), "1000000");
+    Ok(())
+}
+
+#[test]
 fn a_65535_parameter_statement_and_a_10_mib_text() -> Result {
     let (cluster, proxy) = setup()?;
     let wide = format!(

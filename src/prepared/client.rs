@@ -45,10 +45,18 @@ fn cut(name: &[u8]) -> &[u8] {
 /// Names that may be unsettled at one time.
 const UNSETTLED: usize = 100;
 
+/// Names that a client may have: a hundred times what a driver or an ORM keeps.
+pub const MOST_NAMES: usize = 10_000;
+
+/// Bytes of their names and texts.
+pub const MOST_BYTES: usize = 16 * 1024 * 1024;
+
 /// What a client has prepared.
 #[derive(Debug, Default)]
 pub struct ClientStatements {
     named: HashMap<Box<[u8]>, Named, RandomState>,
+    /// Of all names and definitions together.
+    bytes: usize,
     /// The number of the last name given.
     given: u32,
     unnamed: Option<UnnamedStatement>,
@@ -68,6 +76,10 @@ pub struct Named {
     pub number: u32,
 }
 
+fn size(name: &[u8], statement: &Statement) -> usize {
+    name.len() + statement.definition.len()
+}
+
 impl ClientStatements {
     /// The statement of this name.
     #[inline]
@@ -80,13 +92,21 @@ impl ClientStatements {
         let name = cut(name);
         self.given = self.given.wrapping_add(1);
         self.unsettled.push((name.into(), self.given));
-        self.named.insert(name.into(), Named { statement, number: self.given });
+        self.bytes += size(name, &statement);
+        let before = self.named.insert(name.into(), Named { statement, number: self.given });
+        self.bytes -= before.map_or(0, |before| size(name, &before.statement));
+    }
+
+    /// Whether so many names more, with so many bytes, are too many.
+    pub fn exceeds(&self, names: usize, bytes: usize) -> bool {
+        self.named.len() + names > MOST_NAMES || self.bytes + bytes > MOST_BYTES
     }
 
     /// Forgets a name, as Close does or a Parse that failed.
     pub fn remove(&mut self, name: &[u8]) {
         let name = cut(name);
         if let Some(named) = self.named.remove(name) {
+            self.bytes -= size(name, &named.statement);
             self.unsettled.push((name.into(), named.number));
         }
     }
@@ -129,6 +149,7 @@ impl ClientStatements {
     /// Forgets all names, as `DEALLOCATE ALL` does; the unnamed statement stays.
     pub fn clear(&mut self) {
         self.named.clear();
+        self.bytes = 0;
     }
 
     /// Every name and what it means.
@@ -146,5 +167,25 @@ impl ClientStatements {
         let known = self.named.iter().map(|(name, named)| (name, named.number));
         let gone = self.unsettled.iter().map(|(name, number)| (name, *number));
         known.chain(gone).find(|(_, found)| *found == number).map(|(name, _)| &**name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_forgotten_makes_room() {
+        let mut statements = ClientStatements::default();
+        let large = || Statement::private(vec![b'x'; MOST_BYTES - 1].into(), b"");
+        assert!(!statements.exceeds(1, MOST_BYTES) && statements.exceeds(1, MOST_BYTES + 1));
+        statements.insert(b"a", large());
+        assert!(statements.exceeds(1, 1));
+        statements.insert(b"a", large());
+        statements.remove(b"a");
+        assert!(!statements.exceeds(1, MOST_BYTES));
+        statements.insert(b"a", large());
+        statements.clear();
+        assert!(!statements.exceeds(MOST_NAMES, MOST_BYTES) && statements.exceeds(MOST_NAMES + 1, 0));
     }
 }

@@ -12,7 +12,7 @@ use foldhash::fast::RandomState;
 use hashlink::LruCache;
 
 pub use backend::{BackendStatements, Prepared, Unnamed};
-pub use client::{ClientStatements, Named, UnnamedStatement};
+pub use client::{ClientStatements, MOST_BYTES, MOST_NAMES, Named, UnnamedStatement};
 
 use crate::track::Effects;
 

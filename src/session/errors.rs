@@ -33,6 +33,12 @@ impl Session {
             crate::metrics::metrics().count_error(&fields.into_error());
             return Fate::Pass;
         }
+        if let Some(Expect::Refused(error)) = self.pipeline.front() {
+            lease.socket.skip(now, &mut self.client);
+            tag::error(self.client.output(), Severity::Error, error);
+            self.skip_to_sync(lease);
+            return Fate::Replaced;
+        }
         if !matches!(self.pipeline.front(), Some(Expect::Query(_)) | None) {
             self.skip_to_sync(lease);
         }

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::error::Error;
 use crate::prepared::{Statement, UnnamedStatement};
 
 /// One awaited reply.
@@ -43,6 +44,8 @@ pub(super) enum Expect {
     SayParsed(Box<[u8]>),
     /// CloseComplete that we say; what was closed comes back if the backend never gets so far.
     SayClosed(Box<Closed>),
+    /// Of a message of ours that is bound to fail, in the place of one that we refuse: with this error.
+    Refused(Box<Error>),
     /// Everything up to a ReadyForQuery of ours.
     Prefix,
 }

@@ -1,8 +1,15 @@
-//! Refusing what a client wants while it has no backend, as PostgreSQL refuses a statement: the error comes in the place
-//! of the answer, the connection stays.
+//! Refusing what a client wants, as PostgreSQL refuses a statement: the error comes in the place of the answer, the
+//! connection stays.
+
+use bytes::BufMut;
+use postgres_protocol::message::frontend;
 
 use super::Session;
-use crate::error::Error;
+use super::pipeline::Expect;
+use crate::error::{Error, Side, SqlState};
+use crate::pool::Lease;
+use crate::prepared::{MOST_BYTES, MOST_NAMES, Unnamed, UnnamedStatement};
+use crate::track::sql_names::{self, Verb};
 use crate::wire::Header;
 use crate::wire::backend::{self, Severity};
 use crate::wire::frontend as tag;
@@ -19,7 +26,7 @@ pub(super) enum Refused {
 }
 
 impl Session {
-    /// Refuses what the client wants now, as PostgreSQL refuses a statement: the error, and the connection stays.
+    /// With no backend: refuses what the client wants now, as PostgreSQL refuses a statement: the error, and the connection stays.
     pub(super) fn refuse(&mut self, error: &Error) {
         crate::metrics::metrics().count_error(error);
         tracing::debug!(client = self.handle.id, pool = %self.pool.key, code = error.code.code(), "refused: {error}");
@@ -56,4 +63,49 @@ impl Session {
             self.request_rest = header.total;
         }
     }
+
+    /// With a backend: refuses a Parse, which has been skipped, for the number of the client's statements. The backend
+    /// fails, too, so that it skips the rest of the batch and its transaction fails.
+    #[cold]
+    pub(super) fn refuse_statement(&mut self, lease: &mut Lease) {
+        let error = too_many_statements();
+        crate::metrics::metrics().count_error(&error);
+        tracing::debug!(client = self.handle.id, pool = %self.pool.key, code = error.code.code(), "refused: {error}");
+        self.client.join(&mut lease.socket);
+        backend::message(tag::EXECUTE, lease.socket.output(), |out| {
+            backend::put_cstr(out, b"pgfunnel: refused");
+            out.put_u32(0);
+        });
+        self.pipeline.push(Expect::Refused(Box::new(error)));
+        self.open_batch = true;
+    }
+
+    /// The same for a Query.
+    #[cold]
+    pub(super) fn refuse_query(&mut self, lease: &mut Lease) {
+        self.refuse_statement(lease);
+        frontend::sync(lease.socket.output());
+        self.pipeline.push(Expect::Sync);
+        self.open_batch = false;
+        self.drop_unnamed(lease);
+    }
+
+    /// What was refused would have dropped the unnamed statement.
+    pub(super) fn drop_unnamed(&mut self, lease: &mut Lease) {
+        self.statements.drop_unnamed(UnnamedStatement::latest());
+        lease.statements.unnamed = Unnamed::Unknown;
+    }
+
+    /// Whether a text that is parsed, not executed yet, prepares one statement too many.
+    pub(super) fn exceeds_by_sql(&self, text: &[u8]) -> bool {
+        let prepares = || sql_names::mentions(text).is_some_and(|all| all.iter().any(|m| m.verb == Verb::Prepare));
+        self.statements.exceeds(1, text.len()) && prepares()
+    }
+}
+
+fn too_many_statements() -> Error {
+    let mib = MOST_BYTES / (1024 * 1024);
+    Error::new(Side::Client, SqlState::PROGRAM_LIMIT_EXCEEDED, "too many prepared statements")
+        .detail(format!("One connection may have {MOST_NAMES} of them, with {mib} MiB of text."))
+        .hint("Deallocate those that are no longer used; give statements that are prepared for one use no name.")
 }

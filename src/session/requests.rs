@@ -290,6 +290,11 @@ impl Session {
                     return false;
                 }
                 resolved = self.sql_resolve(&text, header.body() <= EXAMINED, effects);
+                if resolved.as_ref().is_some_and(|resolved| resolved.exceeds(&self.statements)) {
+                    self.client.skip(header.total, &mut lease.socket);
+                    self.refuse_query(lease);
+                    return true;
+                }
                 if resolved.is_none() {
                     effects.add(PinReason::Prepare.effect());
                 }

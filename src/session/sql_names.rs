@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::Session;
-use crate::prepared::{self, Prepare, Statement, characters, quoted};
+use crate::prepared::{self, ClientStatements, Prepare, Statement, characters, quoted};
 use crate::track::sql_names::{self, Mention, Verb};
 use crate::track::{Effects, PinReason};
 
@@ -21,6 +21,8 @@ pub(super) struct Resolved {
     pub(super) deeds: VecDeque<Deed>,
     /// Asks which statements there are: everything goes by the client's names.
     pub(super) lists: bool,
+    /// It deallocates all.
+    cleared: bool,
 }
 
 /// A name that was replaced.
@@ -156,6 +158,7 @@ impl Session {
         }
         resolved.text.extend_from_slice(text.get(from..)?);
         resolved.lists &= self.sql_can_list();
+        resolved.cleared = view.cleared;
         if resolved.lists {
             resolved.text = text.to_vec();
             resolved.places.clear();
@@ -171,6 +174,21 @@ impl Session {
 }
 
 impl Resolved {
+    /// Whether it prepares more than a client may have.
+    pub(super) fn exceeds(&self, statements: &ClientStatements) -> bool {
+        let (mut names, mut bytes) = (0usize, 0);
+        for deed in &self.deeds {
+            match deed {
+                Deed::Prepare(name, statement) => {
+                    names += 1;
+                    bytes += name.len() + statement.definition.len();
+                }
+                Deed::Deallocate(..) => names = names.saturating_sub(1),
+            }
+        }
+        names > 0 && !self.cleared && statements.exceeds(names, bytes)
+    }
+
     /// A statement to come of this text.
     fn prepare(&mut self, id: u64, text: &[u8], mention: &Mention, view: &mut View<'_>) -> Arc<Statement> {
         let added = self.places.last().map_or(0, |place| place.added);

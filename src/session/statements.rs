@@ -57,6 +57,11 @@ impl Session {
         let body = self.client.unseen().get(HEADER..header.total).unwrap_or_default();
         let Some(parse) = Parse::decode(body) else { return };
         let unnamed = UnnamedStatement::new(parse.definition, Effects::of(parse.text) | self.suspicion(parse.text));
+        if unnamed.effects.any(Effects::NAMES) && self.exceeds_by_sql(parse.text) {
+            self.client.skip(header.total, &mut lease.socket);
+            self.drop_unnamed(lease);
+            return self.refuse_statement(lease);
+        }
         self.guard_sequences(unnamed.effects, lease);
         lease.statements.unnamed = Unnamed::Version(unnamed.version);
         self.unnamed = (unnamed.effects != Effects::NONE).then(|| (unnamed.effects, unnamed.definition.clone()));
@@ -73,6 +78,9 @@ impl Session {
             put_parse(lease.socket.output(), &existing.name, parse.definition);
             self.pipeline.push(Expect::Parse(Parsed::Duplicate(parse.name.into())));
             return;
+        }
+        if self.statements.exceeds(1, parse.name.len() + parse.definition.len()) {
+            return self.refuse_statement(lease);
         }
         // What PostgreSQL makes of a text depends on settings: with the ones of its login, a client shares statements
         // with those that logged in with the same; with others, nobody's fits.
