@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use foldhash::fast::RandomState;
 
 use super::Statement;
-use crate::track::Effects;
 use crate::track::sql_names::LONGEST;
+use crate::track::{Effects, Params};
 
 /// A client's unnamed statement. PostgreSQL keeps it until the next unnamed Parse or simple Query, across
 /// transactions (manual, "Message Flow", "Extended Query"), so it must be found again on another backend.
@@ -20,6 +20,19 @@ pub struct UnnamedStatement {
     pub version: u64,
     /// What its text says about session state.
     pub effects: Effects,
+    /// What was in force when it was parsed.
+    pub under: Under,
+}
+
+/// What was in force when an unnamed statement was parsed. Most are used at once: nothing is kept for those.
+#[derive(Debug)]
+pub enum Under {
+    /// Something that held for that transaction only.
+    Unknown,
+    /// The client's present settings.
+    Present,
+    /// Settings that it had before.
+    Past(Arc<Params>),
 }
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -31,8 +44,8 @@ impl UnnamedStatement {
     }
 
     /// A new one.
-    pub fn new(definition: &[u8], effects: Effects) -> Self {
-        Self { definition: definition.into(), version: NEXT.fetch_add(1, Ordering::Relaxed), effects }
+    pub fn new(definition: &[u8], effects: Effects, under: Under) -> Self {
+        Self { definition: definition.into(), version: NEXT.fetch_add(1, Ordering::Relaxed), effects, under }
     }
 }
 
@@ -128,6 +141,16 @@ impl ClientStatements {
         self.unnamed.as_ref()
     }
 
+    /// The client's settings change; they were these. Everything has been answered.
+    pub fn leave(&mut self, params: &Arc<Params>) {
+        for named in self.named.values_mut().filter(|named| named.statement.shared) {
+            named.statement = named.statement.to_private();
+        }
+        if let Some(unnamed) = self.unnamed.as_mut().filter(|unnamed| matches!(unnamed.under, Under::Present)) {
+            unnamed.under = Under::Past(params.clone());
+        }
+    }
+
     /// PostgreSQL has parsed an unnamed statement; it is the client's, unless it was dropped since it was sent.
     pub fn confirm_unnamed(&mut self, unnamed: UnnamedStatement) {
         if unnamed.version > self.dropped {
@@ -177,7 +200,7 @@ mod tests {
     #[test]
     fn what_is_forgotten_makes_room() {
         let mut statements = ClientStatements::default();
-        let large = || Statement::private(vec![b'x'; MOST_BYTES - 1].into(), b"");
+        let large = || Statement::private(vec![b'x'; MOST_BYTES - 1].into(), b"", None);
         assert!(!statements.exceeds(1, MOST_BYTES) && statements.exceeds(1, MOST_BYTES + 1));
         statements.insert(b"a", large());
         assert!(statements.exceeds(1, 1));

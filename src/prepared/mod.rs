@@ -12,11 +12,11 @@ use foldhash::fast::RandomState;
 use hashlink::LruCache;
 
 pub use backend::{BackendStatements, Prepared, Unnamed};
-pub use client::{ClientStatements, MOST_BYTES, MOST_NAMES, Named, UnnamedStatement};
+pub use client::{ClientStatements, MOST_BYTES, MOST_NAMES, Named, Under, UnnamedStatement};
 
-use crate::track::Effects;
+use crate::track::{Effects, Params};
 
-/// A statement as all clients of a pool share it.
+/// A statement that clients have prepared.
 #[derive(Debug)]
 pub struct Statement {
     /// Unique in this process.
@@ -27,8 +27,12 @@ pub struct Statement {
     pub definition: Arc<[u8]>,
     /// What its text says about session state.
     pub effects: Effects,
+    /// All clients of the pool with the same settings have it.
+    pub shared: bool,
     /// It was made by SQL `PREPARE`, which is its text then.
     pub sql: Option<Prepare>,
+    /// What was in force when it was parsed; `None`: something that held for that transaction only.
+    pub params: Option<Arc<Params>>,
 }
 
 /// Where SQL's `PREPARE` of a statement stood.
@@ -87,13 +91,16 @@ impl Default for Registry {
 impl Registry {
     /// The statement with this definition, whose text is `text`, as clients with these settings mean it (see
     /// [`crate::track::Settings::parse_key`]).
-    pub fn intern(&self, settings: u128, definition: &[u8], text: &[u8]) -> Arc<Statement> {
+    pub fn intern(&self, params: &Arc<Params>, definition: &[u8], text: &[u8]) -> Arc<Statement> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (settings, Arc::from(definition));
+        let key = (params.parse_key, Arc::from(definition));
         if let Some(statement) = known.statements.get(&key) {
             return statement.clone();
         }
-        let statement = Statement::private(key.1.clone(), text);
+        let statement = Arc::new(Statement {
+            shared: true,
+            ..Statement::new(key.1.clone(), Effects::of(text), Some(params.clone()))
+        });
         known.bytes += definition.len();
         known.statements.insert(key, statement.clone());
         while known.statements.len() > KNOWN || known.bytes > KNOWN_BYTES {
@@ -106,18 +113,28 @@ impl Registry {
 
 impl Statement {
     /// A statement that no other client shares.
-    pub fn private(definition: Arc<[u8]>, text: &[u8]) -> Arc<Statement> {
-        let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Statement { id, name: server_name(id), definition, effects: Effects::of(text), sql: None })
+    pub fn private(definition: Arc<[u8]>, text: &[u8], params: Option<Arc<Params>>) -> Arc<Statement> {
+        Arc::new(Self::new(definition, Effects::of(text), params))
+    }
+
+    fn new(definition: Arc<[u8]>, effects: Effects, params: Option<Arc<Params>>) -> Self {
+        let id = Self::next_id();
+        Statement { id, name: server_name(id), definition, effects, shared: false, sql: None, params }
+    }
+
+    /// The same, of which no other client's settings change the meaning: PostgreSQL analyses a statement anew under those
+    /// in force when `search_path` differs (`src/backend/utils/cache/plancache.c`, `RevalidateCachedQuery`).
+    pub fn to_private(&self) -> Arc<Statement> {
+        Arc::new(Self::new(self.definition.clone(), self.effects, self.params.clone()))
     }
 
     /// What SQL's `PREPARE` makes: `text` is that statement, `id` an unused one of [`Statement::next_id`].
-    pub fn of_sql(id: u64, text: &[u8], sql: Prepare) -> Arc<Statement> {
+    pub fn of_sql(id: u64, text: &[u8], sql: Prepare, params: Option<Arc<Params>>) -> Arc<Statement> {
         let mut effects = Effects::of(text);
         // They are of the PREPARE, not of what it prepares.
         effects.remove(Effects::NAMES.with(Effects::CLEARS));
         let definition = [text, &[0, 0, 0]].concat().into();
-        Arc::new(Statement { id, name: server_name(id), definition, effects, sql: Some(sql) })
+        Arc::new(Statement { id, name: server_name(id), definition, effects, shared: false, sql: Some(sql), params })
     }
 
     /// An id for a statement to come.
@@ -167,11 +184,17 @@ mod tests {
     #[test]
     fn equal_definitions_are_one_statement() {
         let registry = Registry::default();
-        let a = registry.intern(0, b"select 1\0\0\0", b"select 1");
-        let b = registry.intern(0, b"select 1\0\0\0", b"select 1");
-        let d = registry.intern(1, b"select 1\0\0\0", b"select 1");
+        let params = |zone: &str| {
+            let mut settings = crate::track::Settings::default();
+            settings.set("timezone", zone.to_owned());
+            Arc::new(Params::new(settings, Default::default()))
+        };
+        let (paris, tokyo) = (&params("Europe/Paris"), &params("Asia/Tokyo"));
+        let a = registry.intern(paris, b"select 1\0\0\0", b"select 1");
+        let b = registry.intern(paris, b"select 1\0\0\0", b"select 1");
+        let d = registry.intern(tokyo, b"select 1\0\0\0", b"select 1");
         assert_ne!(a.id, d.id);
-        let c = registry.intern(0, b"select 1\0\0\x01\0\0\0\x17", b"select 1");
+        let c = registry.intern(paris, b"select 1\0\0\x01\0\0\0\x17", b"select 1");
         assert!(Arc::ptr_eq(&a, &b));
         assert_ne!(a.id, c.id);
         assert!(a.name.starts_with(prefix().as_bytes()));
@@ -180,7 +203,7 @@ mod tests {
     #[test]
     fn a_prepare_is_made_anew_where_it_stood() {
         let sql = Prepare { name: 8..9, before: 3, added: 0 };
-        let statement = Statement::of_sql(7, b"prepare p as select 1", sql);
+        let statement = Statement::of_sql(7, b"prepare p as select 1", sql, None);
         let expected = format!("   prepare \"{}7\" as select 1", prefix());
         assert_eq!(statement.prepare(), Some(expected.into_bytes()));
         assert!(!statement.effects.any(Effects::NAMES));

@@ -9,6 +9,7 @@ mod handover;
 mod limits;
 mod listening;
 mod news;
+mod parsed_under;
 mod pipeline;
 mod refusal;
 mod replies;

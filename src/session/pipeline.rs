@@ -36,7 +36,7 @@ pub(super) enum Expect {
     OwnClose(u64),
     /// Of a statement of ours that runs within the client's batch, so many replies more; the statement that it prepares
     /// on the client's behalf, or 0.
-    OwnRun(u64, u8),
+    OwnRun(u64, usize),
     /// Everything up to a ReadyForQuery of ours, which may have an error in it that becomes the client's: what is prepared
     /// for a Query of the client's, the statement with this id, or 0.
     OwnTry(u64),

@@ -187,7 +187,8 @@ impl Session {
     fn take_run_reply(&mut self, header: Header, now: usize, lease: &mut Lease) -> Fate {
         match header.tag {
             tag::ERROR => return self.error(header, now, lease),
-            tag::NOTIFICATION => return Fate::Pass,
+            tag::NOTIFICATION => return self.notification(header, lease),
+            tag::PARAMETER_STATUS => lease.note_parameter(header),
             tag::NOTICE => {}
             _ => self.pipeline.run_replied(),
         }
@@ -210,7 +211,8 @@ impl Session {
                 self.sql.keep(id, error.unwrap_or_else(|| body(lease, header).to_vec()));
                 lease.statements.remove(id);
             }
-            tag::NOTIFICATION => return Ok(Fate::Pass),
+            tag::NOTIFICATION => return Ok(self.notification(header, lease)),
+            tag::PARAMETER_STATUS => lease.note_parameter(header),
             _ => {}
         }
         Ok(Fate::Swallow)

@@ -289,7 +289,7 @@ impl Session {
                 if self.sql_waits(lease) {
                     return false;
                 }
-                resolved = self.sql_resolve(&text, header.body() <= EXAMINED, effects);
+                resolved = self.sql_resolve(&text, header.body() <= EXAMINED, effects, lease);
                 if resolved.as_ref().is_some_and(|resolved| resolved.exceeds(&self.statements)) {
                     self.client.skip(header.total, &mut lease.socket);
                     self.refuse_query(lease);

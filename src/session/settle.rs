@@ -248,6 +248,9 @@ impl Session {
         lease.residue.remove(Effects::PARAMETERS);
         self.pins.remove(PinReason::Strings.effect());
         self.pins.add(login_effects(&own));
+        if self.params.parse_key != own.parse_key {
+            self.statements.leave(&self.params);
+        }
         self.params = own;
         self.changes_parse = self.pins.pins();
     }

@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::Session;
+use crate::pool::Lease;
 use crate::prepared::{self, ClientStatements, Prepare, Statement, characters, quoted};
 use crate::track::sql_names::{self, Mention, Verb};
-use crate::track::{Effects, PinReason};
+use crate::track::{Effects, Params, PinReason};
 
 /// A text whose names have been looked up.
 #[derive(Debug, Default)]
@@ -80,6 +81,8 @@ impl Resolved {
 /// What names mean while a text is read.
 struct View<'a> {
     session: &'a Session,
+    /// What it prepares statements under, if that is known.
+    params: Option<Arc<Params>>,
     /// What it has done so far: `None` for a name that it has deallocated.
     done: Vec<(Vec<u8>, Option<Arc<Statement>>)>,
     /// It has deallocated all.
@@ -114,12 +117,20 @@ impl View<'_> {
 
 impl Session {
     /// Looks up the names in a text with these effects, or in the start of one. `None`: it cannot be read.
-    pub(super) fn sql_resolve(&self, text: &[u8], is_whole: bool, effects: Effects) -> Option<Box<Resolved>> {
+    pub(super) fn sql_resolve(
+        &self,
+        text: &[u8],
+        is_whole: bool,
+        effects: Effects,
+        lease: &Lease,
+    ) -> Option<Box<Resolved>> {
         if (self.pins | effects).any(PinReason::Strings.effect()) {
             return None;
         }
         let mut resolved = Box::new(Resolved { lists: effects.any(Effects::LISTS) && is_whole, ..Resolved::default() });
-        let mut view = View { session: self, done: Vec::new(), cleared: false };
+        let sets = effects.any(Effects::PARAMETERS | Effects::LOCAL | Effects::SUSPECT);
+        let params = (self.knows_params(lease) && !sets).then(|| self.params.clone());
+        let mut view = View { session: self, params, done: Vec::new(), cleared: false };
         let mut from = 0;
         let mentions = if effects.any(Effects::NAMES) { sql_names::mentions(text)? } else { Vec::new() };
         for mention in mentions {
@@ -196,7 +207,8 @@ impl Resolved {
         let before = characters(text.get(..mention.statement.start).unwrap_or_default()).saturating_add_signed(added);
         let name = mention.at.start - mention.statement.start..mention.at.end - mention.statement.start;
         let longer = longer(text, mention, &prepared::server_name(id));
-        let statement = Statement::of_sql(id, own, Prepare { name, before, added: added + longer });
+        let statement =
+            Statement::of_sql(id, own, Prepare { name, before, added: added + longer }, view.params.clone());
         self.deeds.push_back(Deed::Prepare(mention.name.as_slice().into(), statement.clone()));
         view.done.push((mention.name.clone(), Some(statement.clone())));
         statement

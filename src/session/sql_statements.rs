@@ -9,6 +9,7 @@ use bytes::{BufMut, BytesMut};
 use postgres_protocol::message::frontend;
 
 use super::Session;
+use super::parsed_under::{put_now, put_then};
 use super::pipeline::Expect;
 use super::sql_names::{Deed, Need, Resolved};
 use super::statements::{put_named, put_parse};
@@ -96,7 +97,9 @@ impl Session {
         let text = definition.split(|byte| *byte == 0).next().unwrap_or_default();
         let resolved = match portal {
             Some(_) => self.sql_resolve_bound(effects, text, lease),
-            None => self.sql_resolve(text, true, effects).inspect(|resolved| self.sql_put_needs(resolved, lease)),
+            None => {
+                self.sql_resolve(text, true, effects, lease).inspect(|resolved| self.sql_put_needs(resolved, lease))
+            }
         };
         if let (Some(resolved), Unnamed::Version(version)) = (&resolved, lease.statements.unnamed)
             && !resolved.lists
@@ -112,7 +115,7 @@ impl Session {
 
     /// Before a statement that names others is described.
     pub(super) fn sql_describe(&mut self, statement: &Statement, lease: &mut Lease) {
-        match self.sql_resolve(statement.text(), true, Effects::NAMES) {
+        match self.sql_resolve(statement.text(), true, Effects::NAMES, lease) {
             Some(resolved) => {
                 self.sql_put_needs(&resolved, lease);
                 self.sql_parse(statement, &resolved, lease);
@@ -122,7 +125,7 @@ impl Session {
     }
 
     fn sql_resolve_bound(&mut self, effects: Effects, text: &[u8], lease: &mut Lease) -> Option<Box<Resolved>> {
-        let resolved = self.sql_resolve(text, true, effects);
+        let resolved = self.sql_resolve(text, true, effects, lease);
         match &resolved {
             Some(resolved) => {
                 let executed = self.sql_note(resolved, lease);
@@ -139,8 +142,19 @@ impl Session {
     fn sql_parse(&mut self, statement: &Statement, resolved: &Resolved, lease: &mut Lease) {
         let definition = spelled(&statement.definition, resolved).into();
         lease.statements.outdate(statement.id);
-        let Statement { id, ref name, effects, .. } = *statement;
-        self.ensure_prepared(&Statement { id, name: name.clone(), definition, effects, sql: None }, lease);
+        let Statement { id, ref name, effects, ref params, .. } = *statement;
+        self.ensure_prepared(
+            &Statement {
+                id,
+                name: name.clone(),
+                definition,
+                effects,
+                shared: false,
+                sql: None,
+                params: params.clone(),
+            },
+            lease,
+        );
     }
 
     /// A portal is executed. `false`: more of the message is needed first.
@@ -189,14 +203,17 @@ impl Session {
             Prepared::Outdated | Prepared::Absent => {}
         }
         self.client.join(&mut lease.socket);
+        let difference = self.difference(statement.params.as_ref(), lease);
         let out = lease.socket.output();
         // A text that failed half-way may have left more than is known.
         put_named(out, tag::CLOSE, b'S', &statement.name);
+        put_then(out, &difference);
         match statement.prepare() {
             _ if !runs => put_parse(out, &statement.name, &[0, 0, 0]),
-            Some(text) => put_run(out, &text),
+            Some(text) => put_run(out, &text, &[]),
             None => put_parse(out, &statement.name, &statement.definition),
         }
+        put_now(out, &difference);
         frontend::sync(out);
         self.pipeline.push(Expect::OwnTry(statement.id));
         self.note_prepared(statement, *runs, lease);
@@ -211,8 +228,8 @@ impl Session {
             // A text that failed half-way may have left more than is known.
             put_named(out, tag::CLOSE, b'S', &prepared::server_name(prepares));
         }
-        put_run(out, text);
-        self.pipeline.push(Expect::OwnRun(prepares, RUN_REPLIES + u8::from(prepares != 0)));
+        put_run(out, text, &[]);
+        self.pipeline.push(Expect::OwnRun(prepares, RUN_REPLIES + usize::from(prepares != 0)));
     }
 
     /// The tag of a `PREPARE` or `DEALLOCATE` has come.
@@ -264,14 +281,14 @@ impl Session {
         // Until it is undone, whoever gets this backend must not find them.
         lease.residue.add(PinReason::Prepare.effect());
         let out = lease.socket.output();
-        put_run(out, DEALLOCATE_ALL);
+        put_run(out, DEALLOCATE_ALL, &[]);
         let mut expected = vec![Expect::OwnRun(0, RUN_REPLIES)];
         for (name, statement) in self.statements.iter() {
             if synced {
                 frontend::sync(out);
             }
             expected.push(if statement.sql.is_some() {
-                put_run(out, statement.text());
+                put_run(out, statement.text(), &[]);
                 Expect::OwnRun(0, RUN_REPLIES)
             } else {
                 put_parse(out, name, &statement.definition);
@@ -288,7 +305,7 @@ impl Session {
 
     fn sql_unlist(&mut self, lease: &mut Lease) {
         self.client.join(&mut lease.socket);
-        put_run(lease.socket.output(), DEALLOCATE_ALL);
+        put_run(lease.socket.output(), DEALLOCATE_ALL, &[]);
         frontend::sync(lease.socket.output());
         self.pipeline.push(Expect::Prefix);
         forget_statements(lease);
@@ -313,11 +330,11 @@ fn forget_statements(lease: &mut Lease) {
     lease.forget_own_statements();
 }
 
-/// Replies to what [`put_run`] puts, if all goes well.
-const RUN_REPLIES: u8 = 6;
+/// Replies to what [`put_run`] puts, if all goes well and there are no rows.
+pub(super) const RUN_REPLIES: usize = 6;
 
-/// Runs a statement under a name of its own, which an earlier one that failed may have left.
-fn put_run(out: &mut BytesMut, text: &[u8]) {
+/// Runs a statement with text parameters, under a name of its own, which an earlier one that failed may have left.
+pub(super) fn put_run(out: &mut BytesMut, text: &[u8], values: &[&str]) {
     let name = [prepared::prefix().as_bytes(), b"run"].concat();
     put_named(out, tag::CLOSE, b'S', &name);
     put_parse(out, &name, &[text, &[0, 0, 0]].concat());
@@ -326,8 +343,14 @@ fn put_run(out: &mut BytesMut, text: &[u8]) {
             out.put_slice(&name);
             out.put_u8(0);
         }
-        // Formats of parameters, parameters, formats of results: none.
-        out.put_slice(&[0; 6]);
+        // Formats, of parameters and of results: text.
+        out.put_u16(0);
+        out.put_u16(values.len() as u16);
+        for value in values {
+            out.put_u32(value.len() as u32);
+            out.put_slice(value.as_bytes());
+        }
+        out.put_u16(0);
     });
     backend::message(tag::EXECUTE, out, |out| {
         out.put_slice(&name);

@@ -10,7 +10,7 @@ use super::Session;
 use super::pipeline::{Closed, Expect, Parsed};
 use super::requests::{LARGEST_PARSE, LONGEST_NAMES};
 use crate::pool::Lease;
-use crate::prepared::{self, Prepared, Unnamed, UnnamedStatement};
+use crate::prepared::{self, Prepared, Under, Unnamed, UnnamedStatement};
 use crate::track::{Effects, PinReason};
 use crate::wire::backend::{self, Status};
 use crate::wire::frontend::{self as tag, Named, Parse};
@@ -56,7 +56,9 @@ impl Session {
     fn parse_unnamed(&mut self, header: Header, lease: &mut Lease) {
         let body = self.client.unseen().get(HEADER..header.total).unwrap_or_default();
         let Some(parse) = Parse::decode(body) else { return };
-        let unnamed = UnnamedStatement::new(parse.definition, Effects::of(parse.text) | self.suspicion(parse.text));
+        let effects = Effects::of(parse.text) | self.suspicion(parse.text);
+        let under = if self.knows_params(lease) { Under::Present } else { Under::Unknown };
+        let unnamed = UnnamedStatement::new(parse.definition, effects, under);
         if unnamed.effects.any(Effects::NAMES) && self.exceeds_by_sql(parse.text) {
             self.client.skip(header.total, &mut lease.socket);
             self.drop_unnamed(lease);
@@ -84,16 +86,15 @@ impl Session {
         }
         // What PostgreSQL makes of a text depends on settings: with the ones of its login, a client shares statements
         // with those that logged in with the same; with others, nobody's fits.
-        let changed = self.changes_parse || lease.residue.any(Effects::PARAMETERS);
-        let statement = match changed {
-            false => self.pool.statements.intern(self.params.parse_key, parse.definition, parse.text),
-            true => prepared::Statement::private(parse.definition.into(), parse.text),
+        let mut statement = match self.knows_params(lease) {
+            true => self.pool.statements.intern(&self.params, parse.definition, parse.text),
+            false => prepared::Statement::private(parse.definition.into(), parse.text, None),
         };
-        // What it names is not what it names for others.
-        let statement = match statement.effects.any(Effects::NAMES) && !changed {
-            true => prepared::Statement::private(parse.definition.into(), parse.text),
-            false => statement,
-        };
+        if statement.effects.any(Effects::NAMES) {
+            // What it names is not what it names for others.
+            let params = statement.params.clone();
+            statement = prepared::Statement::private(parse.definition.into(), parse.text, params);
+        }
         self.statements.insert(parse.name, statement.clone());
         let schema = self.pool.schema.load(Ordering::Relaxed);
         match lease.statements.get(statement.id) {
@@ -128,6 +129,8 @@ impl Session {
             Prepared::Outdated => self.close_statement(statement.id, lease),
             Prepared::Absent => {}
         }
+        let difference = self.difference(statement.params.as_ref(), lease);
+        self.run_then(&difference, lease);
         match statement.prepare() {
             Some(text) => self.sql_run(&text, statement.id, lease),
             None => {
@@ -136,6 +139,7 @@ impl Session {
                 self.pipeline.push(Expect::OwnParse(statement.id));
             }
         }
+        self.run_now(&difference, lease);
         self.note_prepared(statement, true, lease);
     }
 
@@ -175,11 +179,17 @@ impl Session {
             _ if pending => {}
             Some(unnamed) if there == Unnamed::Version(unnamed.version) => {}
             Some(unnamed) => {
+                let (version, definition) = (unnamed.version, unnamed.definition.clone());
+                let difference = match &unnamed.under {
+                    Under::Past(then) => self.difference(Some(then), lease),
+                    Under::Present | Under::Unknown => Vec::new(),
+                };
+                self.run_then(&difference, lease);
                 self.client.join(&mut lease.socket);
-                put_parse(lease.socket.output(), b"", &unnamed.definition);
-                let version = unnamed.version;
+                put_parse(lease.socket.output(), b"", &definition);
                 lease.statements.unnamed = Unnamed::Version(version);
                 self.pipeline.push(Expect::OwnUnnamed(version));
+                self.run_now(&difference, lease);
             }
             None if there == Unnamed::Absent => {}
             // A Parse too large to keep: it lives only there.

@@ -26,12 +26,11 @@ impl Settings {
         self.0.remove(name)
     }
 
-    /// What identifies these settings where a statement's meaning may depend on them: all but the name of the
-    /// application. 0: none of them.
+    /// What identifies these settings where a statement's meaning may depend on them. 0: none of them.
     pub fn parse_key(&self) -> u128 {
         let mut context = Context::new(&SHA256);
         let mut any = false;
-        for (name, value) in self.0.iter().filter(|(name, _)| *name != "application_name") {
+        for (name, value) in self.0.iter().filter(|(name, _)| is_meaningful(name)) {
             any = true;
             for part in [name, value] {
                 context.update(&(part.len() as u64).to_be_bytes());
@@ -58,6 +57,16 @@ impl Settings {
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
+}
+
+/// Whether the meaning of a statement may depend on this parameter when it is parsed. Of those that clients change often
+/// some surely have none: custom ones, limits of time and memory, the defaults of a transaction.
+pub fn is_meaningful(name: &str) -> bool {
+    let without = ["application_name", "client_min_messages", "extra_float_digits", "synchronous_commit", "work_mem"];
+    !(name.contains('.')
+        || name.ends_with("_timeout")
+        || name.starts_with("default_transaction_")
+        || without.contains(&name))
 }
 
 /// A client's parameters: what it asked for, and what PostgreSQL reports (ParameterStatus) with that in force.
@@ -126,6 +135,14 @@ mod tests {
             settings.set(name, (*value).to_owned());
         }
         Arc::new(Params::new(settings, BTreeMap::new()))
+    }
+
+    #[test]
+    fn limits_and_custom_parameters_give_no_statement_another_meaning() {
+        let (none, path) = (params(&[]), params(&[("search_path", "mine")]));
+        let more = params(&[("search_path", "mine"), ("app.tenant", "x"), ("statement_timeout", "1s")]);
+        assert_eq!((none.parse_key, path.parse_key), (0, more.parse_key));
+        assert_ne!(path.parse_key, params(&[("timezone", "UTC")]).parse_key);
     }
 
     #[test]
