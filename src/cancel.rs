@@ -3,16 +3,20 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
+use std::time::Instant;
 
 use atomic_waker::AtomicWaker;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use tokio::sync::Notify;
 
+use crate::activity::{Activity, State};
 use crate::backend::{self, Identity};
 use crate::metrics::metrics;
+use crate::pool::Pool;
 
 /// What a client is told to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,6 +36,16 @@ pub struct Handle {
     /// Its process id as told in BackendKeyData.
     pub pid: i32,
     key: Vec<u8>,
+    /// Its pool.
+    pub pool: Arc<Pool>,
+    /// The `application_name` that it logged in with.
+    pub application: Box<str>,
+    /// Where it comes from; `None`: a Unix socket.
+    pub peer: Option<SocketAddr>,
+    /// When it logged in.
+    pub since: Instant,
+    /// What it is doing.
+    pub activity: Activity,
     lease: Mutex<Current>,
     quiet: Notify,
     order: AtomicU8,
@@ -68,6 +82,7 @@ impl Handle {
     /// From now on cancels go to this backend.
     #[inline]
     pub fn attach(&self, identity: &Arc<Identity>) {
+        self.activity.set(State::Active);
         let mut current = self.lease();
         current.backend = Some(identity.clone());
         current.doubtful = false;
@@ -79,6 +94,7 @@ impl Handle {
     #[inline]
     #[must_use]
     pub fn detach(&self) -> bool {
+        self.activity.set(State::Idle);
         let mut current = self.lease();
         current.backend = None;
         current.wait = None;
@@ -91,6 +107,7 @@ impl Handle {
         let cancelled = current.wait.take() == Some(Wait::Cancelled);
         if !cancelled {
             current.wait = Some(Wait::Waiting);
+            self.activity.set(State::Waiting);
         }
         cancelled
     }
@@ -128,6 +145,11 @@ impl Handle {
         backend::cancel(&identity).await?;
         under_way.done = true;
         Ok(true)
+    }
+
+    /// The process id of the backend that it has right now.
+    pub fn backend_pid(&self) -> Option<i32> {
+        self.lease().backend.as_ref().map(|identity| identity.pid)
     }
 
     /// Registers the task to wake for an order.
@@ -183,6 +205,16 @@ pub struct Clients {
     order: AtomicU8,
 }
 
+/// Who comes.
+pub struct Who {
+    /// Its pool.
+    pub pool: Arc<Pool>,
+    /// Its `application_name`.
+    pub application: Box<str>,
+    /// Where it comes from; `None`: a Unix socket.
+    pub peer: Option<SocketAddr>,
+}
+
 /// A client's entry; dropped, it is gone and its key means nothing.
 pub struct Entry {
     clients: Arc<Clients>,
@@ -199,7 +231,7 @@ impl Clients {
     ///
     /// # Errors
     /// The system gives no randomness.
-    pub fn enter(self: &Arc<Self>, key_length: usize) -> io::Result<Entry> {
+    pub fn enter(self: &Arc<Self>, who: Who, key_length: usize) -> io::Result<Entry> {
         let unavailable = |_| io::Error::other("no randomness for a cancel key");
         let mut key = vec![0; key_length];
         aws_lc_rs::rand::fill(&mut key).map_err(unavailable)?;
@@ -216,6 +248,11 @@ impl Clients {
             id: self.next.fetch_add(1, Ordering::Relaxed) + 1,
             pid,
             key,
+            pool: who.pool,
+            application: who.application,
+            peer: who.peer,
+            since: Instant::now(),
+            activity: Activity::default(),
             lease: Mutex::default(),
             quiet: Notify::new(),
             order: AtomicU8::new(self.order.load(Ordering::Acquire)),
@@ -243,6 +280,11 @@ impl Clients {
             },
         };
         metrics().cancels.with_label_values(&[outcome]).inc();
+    }
+
+    /// All of them, in no order.
+    pub fn all(&self) -> Vec<Arc<Handle>> {
+        self.lock().values().cloned().collect()
     }
 
     /// Gives an order to all.

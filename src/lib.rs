@@ -2,8 +2,9 @@
 //!
 //! Many short-lived *clients* come in, a small bounded set of *backends* goes out. The life of one transaction
 //! (request, lease, relay, release) reads top-down in [`session`]. A module may use only what stands above it here;
-//! [`config`], [`error`] and [`metrics`] are leaves that all may use.
+//! [`activity`], [`config`], [`error`] and [`metrics`] are leaves that all may use.
 
+pub mod activity;
 pub mod config;
 pub mod error;
 pub mod metrics;

@@ -44,7 +44,9 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     let shared = shared(config)?;
     let (accepting, stop_accepting) = watch::channel(true);
     let readiness = Readiness::default();
-    let http = http.map(|http| tokio::spawn(admin::serve(http, shared.registry.clone(), readiness.clone())));
+    let http = http.map(|http| {
+        tokio::spawn(admin::serve(http, shared.registry.clone(), shared.clients.clone(), readiness.clone()))
+    });
     tokio::spawn(shared.registry.clone().keep_up());
     warm(&shared);
     shared.registry.warm_up();

@@ -71,3 +71,44 @@ fn every_end_of_a_wait_is_told_apart() -> Result {
     assert_eq!(clients[0].value("select 1")?, "1");
     Ok(())
 }
+
+#[test]
+fn who_holds_the_backends_is_named() -> Result {
+    let cluster = Cluster::start()?;
+    let proxy = Config::of(&cluster).top("pool_size = 3\nborrow_timeout = \"20s\"").start()?;
+    let caller = |application: &str| proxy.target().parameter("application_name", application).connect();
+    let state = |metric: &str, state: &str| proxy.metric(metric, &[&format!("state=\"{state}\"")]);
+    let (mut report, mut pinned, mut busy) = (caller("report-fn")?, caller("export-fn")?, caller("sleep-fn")?);
+    report.value("begin")?;
+    pinned.value("create temp table t (n int)")?;
+    busy.say(&Say::new().query("select pg_sleep(3)"))?;
+    let mut waiting = (0..4).map(|_| caller("storm-fn")).collect::<Result<Vec<_>>>()?;
+    for client in &mut waiting {
+        client.say(&Say::new().query("select 1"))?;
+    }
+    eventually("everybody is where it should be", || {
+        let each = ["idle_in_transaction", "pinned", "active", "waiting", "idle"];
+        let clients = each.map(|name| state("pgfunnel_clients", name).unwrap_or(-1.0));
+        Ok(clients == [1.0, 1.0, 1.0, 4.0, 0.0])
+    })?;
+    let backends = ["idle_in_transaction", "pinned", "active", "idle"].map(|name| state("pgfunnel_backends", name));
+    assert_eq!(backends.into_iter().collect::<Result<Vec<_>>>()?, [1.0, 1.0, 1.0, 0.0]);
+    let of = |application: &str, name: &str| {
+        let labels = [format!("application=\"{application}\""), format!("state=\"{name}\"")];
+        proxy.metric("pgfunnel_caller_clients", &labels.each_ref().map(String::as_str))
+    };
+    assert_eq!((of("storm-fn", "waiting")?, of("report-fn", "idle_in_transaction")?), (4.0, 1.0));
+    eventually("its silence is seen", || {
+        let silence = "pgfunnel_caller_longest_idle_in_transaction_seconds";
+        Ok(proxy.metric(silence, &["application=\"report-fn\""])? > 0.5)
+    })?;
+    assert!(proxy.metric("pgfunnel_caller_longest_wait_seconds", &["application=\"storm-fn\""])? > 0.3);
+    report.value("commit")?;
+    for client in &mut waiting {
+        client.read_ready(1)?;
+    }
+    busy.read_ready(1)?;
+    drop(pinned);
+    eventually("nothing is held", || Ok(state("pgfunnel_clients", "idle")? == 6.0))?;
+    Ok(())
+}

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::process::Command;
+use std::time::Duration;
 
 use common::*;
 use pgfunnel::error::Error;
@@ -59,6 +60,7 @@ fn exposed() -> Result<BTreeMap<String, (String, Vec<String>)>> {
     let all = metrics();
     let _ = all.pool("d", "u");
     let _ = (all.cancels.with_label_values(&["o"]), all.reloads.with_label_values(&["o"]));
+    all.callers.show([("a", "u", [0; 5], Duration::ZERO, Duration::ZERO)].into_iter());
     all.count_pin("r");
     all.count_refusal("s");
     all.count_error(&Error::protocol("m"));
@@ -86,7 +88,8 @@ fn every_metric_has_its_type_and_labels() -> Result {
     let readme = file("README.md")?;
     let exposed = exposed()?;
     // None can be forgotten above: the source names them all.
-    let source = file("src/metrics/mod.rs")? + &file("src/metrics/pool.rs")?;
+    let source = ["mod", "pool", "callers"].map(|name| file(&format!("src/metrics/{name}.rs")));
+    let source = source.into_iter().collect::<Result<String>>()?;
     let named = source.match_indices("\"pgfunnel_").count();
     assert_eq!(named, exposed.len(), "{:?}", exposed.keys());
     for (name, (kind, labels)) in &exposed {

@@ -10,7 +10,7 @@ use super::{Refusal, Shared, UserCount};
 use crate::auth::scram::{self, SaltedKeys, ServerExchange, ServerStep};
 use crate::auth::{AuthFailure, md5};
 use crate::backend::Credential;
-use crate::cancel::Entry;
+use crate::cancel::{Entry, Who};
 use crate::config::{Config, Password, Secret, UnlistedUsers};
 use crate::error::{Error, Side, SqlState};
 use crate::net::Socket;
@@ -66,7 +66,9 @@ pub(super) async fn login(shared: &Arc<Shared>, socket: &mut Socket, arrival: Ar
     };
     let pool = shared.registry.pool(&key, credential)?;
     let params = pool.resolve(settings(startup)?).await?;
-    let entry = shared.clients.enter(if version >= Version::V3_2 { 32 } else { 4 })?;
+    let application = params.settings.get("application_name").unwrap_or_default().into();
+    let who = Who { pool: pool.clone(), application, peer: arrival.peer };
+    let entry = shared.clients.enter(who, if version >= Version::V3_2 { 32 } else { 4 })?;
     greet(socket, &entry, &params);
     socket.flush().await?;
     socket.give_back();
@@ -100,7 +102,7 @@ async fn authenticate(
     let secret = match (listed, unlisted) {
         (Some(secret), _) => Some(secret),
         (None, Some(UnlistedUsers::PassThrough)) => {
-            let password = ask_password(socket, arrival.local).await?;
+            let password = ask_password(socket, arrival.is_local()).await?;
             return Ok(shared.passed_through.prove(&shared.registry, key, password).await?);
         }
         (None, Some(UnlistedUsers::AuthQuery { user, query })) => {
@@ -161,7 +163,7 @@ async fn prove(
             if md5::verify(&hash, salt, response) { Ok(None) } else { Err(failed(AuthFailure::InvalidProof)) }
         }
         Proof::Password => {
-            let password = ask_password(socket, arrival.local).await?;
+            let password = ask_password(socket, arrival.is_local()).await?;
             let right = shared.verifiers.check_password(user, secret, password.0.as_bytes()).await;
             if right { Ok(None) } else { Err(failed(AuthFailure::InvalidProof)) }
         }

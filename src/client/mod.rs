@@ -154,9 +154,7 @@ async fn admit(shared: &Arc<Shared>, mut plain: Plain, mut peer: Option<SocketAd
     let mut socket = None;
     let outcome = tokio::time::timeout(limit, async {
         real_peer(shared, &mut plain, &mut peer).await?;
-        // A Unix socket has no peer address. Behind a load balancer it is the client's own that counts.
-        let local = peer.is_none_or(|peer| peer.ip().to_canonical().is_loopback());
-        let Some(opened) = startup::open(shared, plain, local).await? else { return Ok(None) };
+        let Some(opened) = startup::open(shared, plain, peer).await? else { return Ok(None) };
         let (opened_socket, arrival) = opened;
         let socket = socket.insert(opened_socket);
         login::login(shared, socket, arrival).await.map(Some)

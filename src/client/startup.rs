@@ -2,6 +2,7 @@
 //! read past a packet before TLS starts (CVE-2021-3935): what somebody put behind an SSLRequest reaches the TLS
 //! handshake, and ends there.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio_rustls::TlsStream;
@@ -20,13 +21,24 @@ const TLS_HANDSHAKE: u8 = 0x16;
 pub(super) struct Arrival {
     pub(super) startup: Startup,
     pub(super) tls: Option<Arc<ServerTls>>,
-    /// From this machine: nobody can listen in.
-    pub(super) local: bool,
+    /// Where it comes from; `None`: a Unix socket.
+    pub(super) peer: Option<SocketAddr>,
 }
 
-/// Reads up to the StartupMessage of a client on this machine (`local`) or elsewhere. `None`: it was a cancel request,
+impl Arrival {
+    /// From this machine: nobody can listen in. Behind a load balancer it is the client's own address that counts.
+    pub(super) fn is_local(&self) -> bool {
+        self.peer.is_none_or(|peer| peer.ip().to_canonical().is_loopback())
+    }
+}
+
+/// Reads up to the StartupMessage of a client from `peer`. `None`: it was a cancel request,
 /// which is done.
-pub(super) async fn open(shared: &Shared, plain: Plain, local: bool) -> Result<Option<(Socket, Arrival)>, Refusal> {
+pub(super) async fn open(
+    shared: &Shared,
+    plain: Plain,
+    peer: Option<SocketAddr>,
+) -> Result<Option<(Socket, Arrival)>, Refusal> {
     let (mut socket, mut tls) = direct_tls(shared, plain).await?;
     // One SSLRequest and one GSSENCRequest may come before the StartupMessage, as in PostgreSQL.
     let (mut ssl_asked, mut gss_asked) = (tls.is_some(), false);
@@ -59,7 +71,7 @@ pub(super) async fn open(shared: &Shared, plain: Plain, local: bool) -> Result<O
             }
             Packet::Startup(startup) => {
                 return match check_mode(shared, socket.io()) {
-                    Ok(()) => Ok(Some((socket, Arrival { startup, tls, local }))),
+                    Ok(()) => Ok(Some((socket, Arrival { startup, tls, peer }))),
                     Err(error) => Err(Refusal::On(Box::new(socket), error)),
                 };
             }

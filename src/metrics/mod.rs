@@ -1,6 +1,7 @@
 //! Prometheus metrics. Handles are resolved once per pool and held, so that nothing looks a label up on the hot path;
 //! gauges that can be read off a pool are filled in when somebody scrapes.
 
+mod callers;
 mod pool;
 
 use std::sync::LazyLock;
@@ -10,8 +11,9 @@ use prometheus::{
     TextEncoder,
 };
 
+pub use callers::Callers;
 use pool::Pools;
-pub use pool::{BACKEND_STATES, BorrowWait, CLIENT_STATES, PoolMetrics, WINDOWS};
+pub use pool::{BorrowWait, PoolMetrics, WINDOWS};
 
 use crate::error::Error;
 
@@ -25,6 +27,8 @@ pub struct Metrics {
     /// Clients that have not reached their first ReadyForQuery.
     pub clients_logging_in: IntGauge,
     pools: Pools,
+    /// Those who call.
+    pub callers: Callers,
     refusals: IntCounterVec,
     pins: IntCounterVec,
     errors: IntCounterVec,
@@ -53,6 +57,7 @@ impl Metrics {
             clients_logging_in: gauges("pgfunnel_clients_logging_in", "Clients that are not logged in yet.", &[])
                 .with_label_values::<&str>(&[]),
             pools: Pools::new(&registry),
+            callers: Callers::new(&registry),
             refusals: counters(
                 "pgfunnel_refusals_total",
                 "Clients refused by a limit of pgfunnel's, by the setting.",

@@ -4,16 +4,16 @@ use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
 };
 
+use crate::activity::State;
+
 use super::{counters, floats, gauges, times};
 
 /// The windows over which [`PoolMetrics::needed`] looks back, in seconds.
 pub const WINDOWS: [u64; 2] = [10, 60];
 
-/// What a logged-in client may be doing.
-pub const CLIENT_STATES: [&str; 3] = ["active", "waiting", "idle"];
-
 /// What a backend may be doing.
-pub const BACKEND_STATES: [&str; 5] = ["active", "listening", "idle", "connecting", "closing"];
+const BACKEND_STATES: [&str; 7] =
+    ["active", "idle_in_transaction", "pinned", "listening", "idle", "connecting", "closing"];
 
 /// What [`BorrowWait`] tells apart.
 const OUTCOMES: [&str; 5] = ["at_once", "waited", "timed_out", "refused", "left"];
@@ -35,10 +35,10 @@ pub(super) struct Pools {
 /// The handles of one pool.
 #[derive(Debug, Clone)]
 pub struct PoolMetrics {
-    /// Logged-in clients in each of [`CLIENT_STATES`].
-    pub clients: [IntGauge; 3],
-    /// Backends in each of [`BACKEND_STATES`].
-    pub backends: [IntGauge; 5],
+    /// Logged-in clients in each [`State`].
+    pub clients: [IntGauge; 5],
+    /// Backends: active, idle in transaction, pinned, listening, idle, connecting, closing.
+    pub backends: [IntGauge; 7],
     /// The most backends that the pool may have.
     pub size: IntGauge,
     /// Demand (clients that hold a lease or wait for one) over the most backends that the pool may have.
@@ -84,12 +84,12 @@ impl Pools {
         Self {
             clients: gauges(
                 "pgfunnel_clients",
-                "Logged-in clients by state: active (holding a backend), waiting (for one), idle.",
+                "Logged-in clients by state: idle, waiting (for a backend), active, idle_in_transaction, pinned (silent outside a transaction, and keeping a backend).",
                 &by("state"),
             ),
             backends: gauges(
                 "pgfunnel_backends",
-                "Backends by state: active (lent), listening (for all clients of the pool), idle, connecting, closing.",
+                "Backends by state: active, idle_in_transaction, pinned (as their clients are), listening (for all clients of the pool), idle, connecting, closing.",
                 &by("state"),
             ),
             size: gauges("pgfunnel_pool_size", "The most backends that the pool may have.", &pool),
@@ -132,7 +132,7 @@ impl Pools {
         let [at_once, waited, timed_out, refused, left] =
             OUTCOMES.map(|outcome| self.borrow_wait.with_label_values(&[database, user, outcome]));
         PoolMetrics {
-            clients: CLIENT_STATES.map(|state| self.clients.with_label_values(&[database, user, state])),
+            clients: State::ALL.map(|state| self.clients.with_label_values(&[database, user, state.as_str()])),
             backends: BACKEND_STATES.map(|state| self.backends.with_label_values(&[database, user, state])),
             size: self.size.with_label_values(&pool),
             pressure: self.pressure.with_label_values(&pool),
@@ -154,8 +154,8 @@ impl Pools {
         let _ = self.oldest_waiter.remove_label_values(&pool);
         let _ = self.lease_held.remove_label_values(&pool);
         let _ = self.transactions.remove_label_values(&pool);
-        for state in CLIENT_STATES {
-            let _ = self.clients.remove_label_values(&[database, user, state]);
+        for state in State::ALL {
+            let _ = self.clients.remove_label_values(&[database, user, state.as_str()]);
         }
         for state in BACKEND_STATES {
             let _ = self.backends.remove_label_values(&[database, user, state]);

@@ -24,6 +24,7 @@ pub use gate::{Gate, Place};
 pub use lease::Lease;
 pub use registry::{PoolKey, Registry, configured_credential, no_database};
 
+use crate::activity::State;
 use crate::backend::Target;
 use crate::config::PoolSettings;
 use crate::error::{Error, Side, SqlState};
@@ -190,16 +191,24 @@ impl Pool {
         self.pressure.history()
     }
 
-    /// Writes what a scrape shows of this pool.
-    pub fn observe(&self) {
-        let now = self.sample();
-        let idle = self.clients.load(Ordering::Acquire).saturating_sub(now.active + now.waiting);
-        for (gauge, count) in self.metrics.clients.iter().zip([now.active, now.waiting, idle]) {
-            gauge.set(count as i64);
+    /// Writes what a scrape shows of this pool, whose clients are in these states (see [`State`]).
+    pub fn observe(&self, clients: &[usize; 5]) {
+        for (gauge, count) in self.metrics.clients.iter().zip(clients) {
+            gauge.set(*count as i64);
         }
-        let listening = self.listening.load(Ordering::Acquire);
-        let (connecting, closing) = (self.connector.connecting(), self.closing.load(Ordering::Acquire));
-        let backends = [now.active, listening, self.store.len(), connecting, closing];
+        let now = self.sample();
+        let held = |state: State| clients.get(state as usize).copied().unwrap_or(0);
+        let (in_transaction, pinned) = (held(State::IdleInTransaction), held(State::Pinned));
+        let backends = [
+            // Those that are being cleaned of a client that vanished, too.
+            now.active.saturating_sub(in_transaction + pinned),
+            in_transaction,
+            pinned,
+            self.listening.load(Ordering::Acquire),
+            self.store.len(),
+            self.connector.connecting(),
+            self.closing.load(Ordering::Acquire),
+        ];
         for (gauge, count) in self.metrics.backends.iter().zip(backends) {
             gauge.set(count as i64);
         }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::Session;
 use super::pipeline::{Expect, Parsed};
+use crate::activity::State;
 use crate::error::{Error, Side, SqlState};
 use crate::pool::Lease;
 use crate::track::{Effects, PinReason};
@@ -282,6 +283,12 @@ impl Session {
             self.listening.settle();
         }
         lease.status = Status::decode(body(lease, header)).map_err(Lost::Confused)?;
+        if answered {
+            self.handle.activity.set(match lease.status {
+                Status::Idle => State::Pinned,
+                Status::Transaction | Status::Failed => State::IdleInTransaction,
+            });
+        }
         if answered {
             self.reapply(lease);
             if self.sql.is_active() {

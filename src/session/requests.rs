@@ -5,6 +5,7 @@ use bytes::BufMut;
 
 use super::Session;
 use super::pipeline::Expect;
+use crate::activity::State;
 use crate::error::{Error, Side, SqlState};
 use crate::pool::Lease;
 use crate::prepared::{Unnamed, UnnamedStatement};
@@ -119,6 +120,7 @@ impl Session {
     #[inline]
     fn take_request(&mut self, header: Header, lease: &mut Lease) -> Result<bool, Error> {
         self.flushing = header.tag == tag::FLUSH;
+        self.handle.activity.set(State::Active);
         match header.tag {
             tag::QUERY => {
                 self.bound = false;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::Session;
 use super::pipeline::Expect;
 use super::state::login_effects;
+use crate::activity::State;
 use crate::backend::{AskError, Carried};
 use crate::pool::{Lease, Outcome};
 use crate::track::params::Change;
@@ -128,6 +129,9 @@ impl Session {
         if self.is_pinned() && lease.params.is_some() {
             // What a reset took away on the backend that it keeps.
             self.put_params(lease)?;
+        }
+        if self.is_pinned() {
+            self.handle.activity.set(State::Pinned);
         }
         Ok(())
     }

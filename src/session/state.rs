@@ -26,7 +26,6 @@ pub struct Session {
     pub(super) client: Socket,
     pub(super) pool: Arc<Pool>,
     pub(super) handle: Arc<Handle>,
-    pub(super) application: Box<str>,
     /// Its parameters now, and what it has been told of them.
     pub(super) params: Arc<Params>,
     /// Those that it logged in with.
@@ -124,13 +123,11 @@ impl Session {
         params: Arc<Params>,
         listeners: Arc<Listeners>,
     ) -> Self {
-        let application = params.settings.get("application_name").unwrap_or_default().into();
         let pins = login_effects(&params);
         Self {
             client,
             pool,
             handle,
-            application,
             login: params.clone(),
             open: Open::default(),
             params,
