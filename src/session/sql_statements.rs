@@ -2,6 +2,7 @@
 //! PostgreSQL: before a text is sent, each name in it is replaced by the server-side one (see `sql_names`), and what the
 //! backend lacks is put in front. What a text has done is told by its command tags.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -110,6 +111,31 @@ impl Session {
         }
         if let Some(portal) = portal {
             self.sql.bind(portal, resolved);
+        }
+    }
+
+    /// The effects and definition of the unnamed statement that the backend has, if it has any effects.
+    pub(super) fn unnamed_of(&self, lease: &Lease) -> Option<(Effects, Arc<[u8]>)> {
+        let there = lease.statements.unnamed;
+        match self.statements.unnamed().filter(|unnamed| there == Unnamed::Version(unnamed.version)) {
+            Some(unnamed) => Some((unnamed.effects, unnamed.definition.clone())),
+            // Its Parse is still to be answered.
+            None => self.unnamed.clone(),
+        }
+    }
+
+    /// Before the unnamed statement is described. `false`: what it means hangs on answers to come.
+    pub(super) fn describe_unnamed(&mut self, lease: &mut Lease) -> bool {
+        match self.unnamed_of(lease).filter(|(effects, _)| effects.any(Effects::NAMES)) {
+            Some(_) if !self.pipeline.is_certain() => {
+                self.undecided = true;
+                false
+            }
+            Some((_, definition)) => {
+                self.sql_bind_unnamed(Effects::NAMES, &definition, None, lease);
+                true
+            }
+            None => true,
         }
     }
 

@@ -1,7 +1,6 @@
 //! Prepared statements on their way to a backend: Parse, Bind, Describe and Close are rewritten from the client's names to
 //! the server-side ones, and preceded by a Parse of ours where this backend lacks the statement.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::{BufMut, BytesMut};
@@ -285,31 +284,6 @@ impl Session {
             }
         }
         self.pass_bind(header)
-    }
-
-    /// The effects and definition of the unnamed statement that the backend has, if it has any effects.
-    fn unnamed_of(&self, lease: &Lease) -> Option<(Effects, Arc<[u8]>)> {
-        let there = lease.statements.unnamed;
-        match self.statements.unnamed().filter(|unnamed| there == Unnamed::Version(unnamed.version)) {
-            Some(unnamed) => Some((unnamed.effects, unnamed.definition.clone())),
-            // Its Parse is still to be answered.
-            None => self.unnamed.clone(),
-        }
-    }
-
-    /// `false`: what it describes hangs on answers to come.
-    fn describe_unnamed(&mut self, lease: &mut Lease) -> bool {
-        match self.unnamed_of(lease).filter(|(effects, _)| effects.any(Effects::NAMES)) {
-            Some(_) if !self.pipeline.is_certain() => {
-                self.undecided = true;
-                false
-            }
-            Some((_, definition)) => {
-                self.sql_bind_unnamed(Effects::NAMES, &definition, None, lease);
-                true
-            }
-            None => true,
-        }
     }
 
     /// Notes the effects of a statement that is about to be executed.
