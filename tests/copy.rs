@@ -31,6 +31,19 @@ fn copy_is_answered_as_by_postgresql() -> Result {
         copy_in(Say::new().copy_data(b"1\tone\n1\ttwice\n").copy_done()),
         // Flush and Sync are ignored in a COPY of the simple protocol.
         copy_in(Say::new().copy_data(b"1\tone\n").flush().unanswered_sync().copy_data(b"2\ttwo\n").copy_done()),
+        // Behind what ends state in the same text, and with everything said at once.
+        Script::new()
+            .query("begin")
+            .until(Say::new().query("prepare p as select 1; reset work_mem; copy t from stdin; deallocate p"), b'G')
+            .until(Say::new().copy_data(b"5\tfive\n").copy_done(), b'Z')
+            .query("rollback"),
+        Script::new()
+            .query("begin")
+            .until(Say::new().query("discard temp; copy t from stdin").copy_data(b"5\tfive\n").copy_done(), b'Z')
+            .query("rollback"),
+        Script::new()
+            .until(Say::new().query("copy t from stdin"), b'G')
+            .close(Say::new().query("prepare p as select 1; execute p")),
         // Any other message ends it, and the connection.
         Script::new()
             .until(Say::new().query("copy t from stdin"), b'G')

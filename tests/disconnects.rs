@@ -82,6 +82,44 @@ fn in_a_query() -> Result {
 }
 
 #[test]
+fn behind_what_everything_waits_for() -> Result {
+    let (cluster, proxy) = setup("")?;
+    for exit in DEATHS {
+        let mut client = proxy.target().connect()?;
+        client.value("prepare nap(int) as select pg_sleep($1), 'nap'")?;
+        // Nothing is sent behind an EXECUTE before it is answered; the client is heard all the same.
+        client.say(&Say::new().query("execute nap(60)").query("select 'behind'"))?;
+        eventually("it sleeps", || {
+            Ok(cluster.sql("select count(*) from pg_stat_activity where query ~ '^execute' and state = 'active'")?
+                == "1")
+        })?;
+        leave(client, exit)?;
+        next_client_is_served(&cluster, &proxy, &format!("{exit:?}"))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn what_was_skipped_behind_a_cancelled_statement_is_not_believed() -> Result {
+    let (cluster, proxy) = setup("")?;
+    let prepared = |name: &str, sql: &str| Say::new().parse(name, sql, &[]).bind("", name, &[]).execute("", 0);
+    for exit in DEATHS {
+        let mut client = proxy.target().connect()?;
+        client.say(&prepared("s1", "select pg_sleep(60), 1").and(&prepared("s2", "select 4242")).sync())?;
+        eventually("it sleeps", || {
+            Ok(cluster
+                .sql("select count(*) from pg_stat_activity where query ~ '^select pg_sleep' and state = 'active'")?
+                == "1")
+        })?;
+        leave(client, exit)?;
+        let mut next = proxy.target().connect()?;
+        let answer = next.ask(&prepared("s2", "select 4242").sync())?;
+        assert_eq!(answer.value(), "4242", "{exit:?}: {answer:?}");
+    }
+    Ok(())
+}
+
+#[test]
 fn in_a_transaction() -> Result {
     let (cluster, proxy) = setup("")?;
     for exit in EXITS {

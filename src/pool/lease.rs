@@ -99,7 +99,8 @@ impl Lease {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         runtime.spawn(async move {
             self.residue.add(residue);
-            let needs_clean = self.residue != Effects::NONE;
+            // Of what was under way nobody knows what was done: prepared, put in force.
+            let needs_clean = self.residue != Effects::NONE || unfinished.outstanding > 0 || unfinished.open_batch;
             self.deref_mut().recover(unfinished).await;
             if !self.broken && needs_clean {
                 self.clean().await;

@@ -222,7 +222,9 @@ impl Session {
                 Poll::Pending => {}
             }
         }
-        if !leaving && !self.client.has_passed() && !self.holds_back(lease) {
+        // Who waits for answers is listened to all the same: it may leave.
+        let listens = !self.holds_back(lease) || self.waits_for_answers() && self.client.unseen().len() < BACKLOG;
+        if !leaving && !self.client.has_passed() && listens {
             match self.client.poll_fill(cx) {
                 Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Err(Outcome::ClientGone(false)),
                 Poll::Ready(Ok(_)) => moved = true,

@@ -119,6 +119,13 @@ impl Session {
     /// One message. `false`: more of it is needed first.
     #[inline]
     fn take_request(&mut self, header: Header, lease: &mut Lease) -> Result<bool, Error> {
+        if self.copy_in
+            && !matches!(header.tag, tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL | tag::FLUSH | tag::SYNC)
+        {
+            // PostgreSQL ends the session.
+            self.pass_request(header);
+            return Ok(true);
+        }
         self.flushing = header.tag == tag::FLUSH;
         self.handle.activity.set(State::Active);
         match header.tag {

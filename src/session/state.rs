@@ -170,9 +170,15 @@ impl Session {
         lease.socket.backlog() >= BACKLOG
             || self.client.backlog() >= BACKLOG
             || self.pipeline.is_full()
-            || (self.undecided || self.sql.listed) && !self.pipeline.is_certain()
-            // A message that has begun goes on.
-            || self.barrier && self.request_rest == 0 && !self.pipeline.is_empty()
+            || self.waits_for_answers()
+    }
+
+    /// No further request is taken before more is answered. A COPY goes on, and so does a message that has begun.
+    #[inline]
+    pub(super) fn waits_for_answers(&self) -> bool {
+        !self.copy_in
+            && ((self.undecided || self.sql.listed) && !self.pipeline.is_certain()
+                || self.barrier && self.request_rest == 0 && !self.pipeline.is_empty())
     }
 
     /// The transaction is over, nothing is owed to either side, and nothing pins the client.
