@@ -112,3 +112,23 @@ fn who_holds_the_backends_is_named() -> Result {
     eventually("nothing is held", || Ok(state("pgfunnel_clients", "idle")? == 6.0))?;
     Ok(())
 }
+
+#[test]
+fn the_room_that_others_leave_is_read_from_the_database() -> Result {
+    let cluster = Cluster::start()?;
+    let mut others = (0..5).map(|_| cluster.target().database("postgres").connect()).collect::<Result<Vec<_>>>()?;
+    let usable: f64 = cluster
+        .sql("select current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int")?
+        .parse()?;
+    let proxy = Config::of(&cluster).top("pool_size = 2").start()?;
+    let connections = |whose: &str| proxy.metric("pgfunnel_database_connections", &[&format!("whose=\"{whose}\"")]);
+    let mut client = proxy.target().connect()?;
+    eventually("it is read", || {
+        client.value("set search_path = nowhere; select 1")?;
+        Ok(connections("own")? == 1.0)
+    })?;
+    let (theirs, free) = (connections("others")?, connections("free")?);
+    assert!(theirs >= 5.0 && theirs + free + 1.0 == usable, "{theirs} and {free} of {usable}");
+    others.clear();
+    Ok(())
+}

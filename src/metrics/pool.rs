@@ -15,6 +15,9 @@ pub const WINDOWS: [u64; 2] = [10, 60];
 const BACKEND_STATES: [&str; 7] =
     ["active", "idle_in_transaction", "pinned", "listening", "idle", "connecting", "closing"];
 
+/// Whose connections of a database are told apart.
+const WHOSE: [&str; 3] = ["own", "others", "free"];
+
 /// What [`BorrowWait`] tells apart.
 const OUTCOMES: [&str; 5] = ["at_once", "waited", "timed_out", "refused", "left"];
 
@@ -23,6 +26,7 @@ pub(super) struct Pools {
     clients: IntGaugeVec,
     backends: IntGaugeVec,
     size: IntGaugeVec,
+    connections: IntGaugeVec,
     pressure: GaugeVec,
     needed: IntGaugeVec,
     oldest_waiter: GaugeVec,
@@ -41,6 +45,8 @@ pub struct PoolMetrics {
     pub backends: [IntGauge; 7],
     /// The most backends that the pool may have.
     pub size: IntGauge,
+    /// Connections of the database that users may have: this pool's, those of all others, free ones.
+    pub connections: [IntGauge; 3],
     /// Demand (clients that hold a lease or wait for one) over the most backends that the pool may have.
     pub pressure: Gauge,
     /// Backends that would have served the demand without making clients wait, over [`WINDOWS`].
@@ -93,6 +99,11 @@ impl Pools {
                 &by("state"),
             ),
             size: gauges("pgfunnel_pool_size", "The most backends that the pool may have.", &pool),
+            connections: gauges(
+                "pgfunnel_database_connections",
+                "Connections that the database accepts from users, read from it every 15 s: own (the pool's), others, free.",
+                &by("whose"),
+            ),
             pressure: floats(
                 "pgfunnel_pool_pressure",
                 "Clients that hold a backend or wait for one, over pgfunnel_pool_size. Above 1 clients wait.",
@@ -135,6 +146,7 @@ impl Pools {
             clients: State::ALL.map(|state| self.clients.with_label_values(&[database, user, state.as_str()])),
             backends: BACKEND_STATES.map(|state| self.backends.with_label_values(&[database, user, state])),
             size: self.size.with_label_values(&pool),
+            connections: WHOSE.map(|whose| self.connections.with_label_values(&[database, user, whose])),
             pressure: self.pressure.with_label_values(&pool),
             needed: WINDOWS.map(|window| self.needed.with_label_values(&[database, user, &seconds(window)])),
             oldest_waiter: self.oldest_waiter.with_label_values(&pool),
@@ -159,6 +171,9 @@ impl Pools {
         }
         for state in BACKEND_STATES {
             let _ = self.backends.remove_label_values(&[database, user, state]);
+        }
+        for whose in WHOSE {
+            let _ = self.connections.remove_label_values(&[database, user, whose]);
         }
         for window in WINDOWS {
             let _ = self.needed.remove_label_values(&[database, user, &seconds(window)]);

@@ -6,6 +6,7 @@ mod bounds;
 mod certify;
 mod connector;
 mod gate;
+mod headroom;
 mod lease;
 mod params;
 mod pressure;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 
 pub use gate::{Gate, Place};
+pub use headroom::Headroom;
 pub use lease::Lease;
 pub use registry::{PoolKey, Registry, configured_credential, no_database};
 
@@ -34,6 +36,7 @@ use crate::wire::backend::Status;
 use bounds::Bounds;
 use certify::Certified;
 use connector::Connector;
+use headroom::Reading;
 use params::KnownParams;
 pub(crate) use params::Outcome;
 use pressure::Pressure;
@@ -77,6 +80,7 @@ pub struct Pool {
     /// Backends that listen for its clients.
     listening: AtomicUsize,
     pressure: Pressure,
+    headroom: Reading,
     /// Who may have a lease: the queue.
     gate: Arc<Gate>,
     bounds: Bounds,
@@ -213,6 +217,12 @@ impl Pool {
             gauge.set(count as i64);
         }
         self.metrics.size.set(now.size as i64);
+        if let Some(Headroom { usable, own, others }) = self.headroom() {
+            let free = usable.saturating_sub(own + others);
+            for (gauge, count) in self.metrics.connections.iter().zip([own, others, free]) {
+                gauge.set(count as i64);
+            }
+        }
         self.metrics.oldest_waiter.set(self.oldest_wait().as_secs_f64());
         self.metrics.pressure.set((now.active + now.waiting) as f64 / now.size.max(1) as f64);
         for (gauge, window) in self.metrics.needed.iter().zip(WINDOWS) {

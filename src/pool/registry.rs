@@ -181,6 +181,7 @@ impl Registry {
             active: AtomicUsize::new(0),
             listening: AtomicUsize::new(0),
             pressure: Pressure::new(),
+            headroom: Default::default(),
             gate: Gate::new(initial_size(settings.size)),
             bounds: self.bounds(config, key, settings.size),
             registry: Arc::downgrade(self),

@@ -15,6 +15,7 @@ impl Pool {
     pub(super) fn upkeep(self: &Arc<Self>) {
         let now = Instant::now();
         self.pressure.keep(self.sample());
+        self.keep_headroom();
         let settings = self.settings.load();
         while self.has_surplus() {
             let Some(surplus) = self.store.take() else { break };

@@ -13,6 +13,7 @@ use crate::backend::Unfinished;
 use crate::cancel::Order;
 use crate::config::{HiddenState, Isolation, PoolMode};
 use crate::error::{Error, Side, SqlState};
+use crate::listen::Start;
 use crate::metrics::metrics;
 use crate::pool::Lease;
 use crate::track::{Effects, PinReason};
@@ -180,28 +181,7 @@ impl Session {
             lease.residue.add(Effects::UNSEEN);
         }
         if let Outcome::Done = outcome {
-            if self.breaks_statement_mode(&lease) {
-                lease.recover(self.unfinished(false), self.pins);
-                return Some(End::Ended(Some(limits::transaction_in_statement_mode())));
-            }
-            self.pool.metrics.transactions.inc();
-            self.pipeline.shrink();
-            lease.socket.give_back();
-            if self.is_pinned() {
-                // Draining: the client has to go although it is pinned.
-                lease.recover(self.unfinished(true), self.pins);
-                return Some(End::Ended(Some(shutting_down())));
-            }
-            lease.residue.remove(Effects::PARAMETERS);
-            if changed_schema && self.pool.is_stale() && self.pool.settings.load().hidden_state != HiddenState::Off {
-                // What it made may hide something from the next statement on.
-                self.pool.certify(&mut lease).await;
-            }
-            match start {
-                Some(start) => start.run(lease),
-                None => lease.release(),
-            }
-            return None;
+            return self.give_back_done(lease, start, changed_schema).await;
         }
         if lease.status != Status::Idle {
             metrics().rolled_back.inc();
@@ -229,6 +209,40 @@ impl Session {
                 })
             }
         })
+    }
+
+    /// Its transaction is over.
+    async fn give_back_done(
+        &mut self,
+        mut lease: Lease,
+        start: Option<Box<Start>>,
+        changed_schema: bool,
+    ) -> Option<End> {
+        if self.breaks_statement_mode(&lease) {
+            lease.recover(self.unfinished(false), self.pins);
+            return Some(End::Ended(Some(limits::transaction_in_statement_mode())));
+        }
+        self.pool.metrics.transactions.inc();
+        self.pipeline.shrink();
+        lease.socket.give_back();
+        if self.is_pinned() {
+            // Draining: the client has to go although it is pinned.
+            lease.recover(self.unfinished(true), self.pins);
+            return Some(End::Ended(Some(shutting_down())));
+        }
+        lease.residue.remove(Effects::PARAMETERS);
+        if changed_schema && self.pool.is_stale() && self.pool.settings.load().hidden_state != HiddenState::Off {
+            // What it made may hide something from the next statement on.
+            self.pool.certify(&mut lease).await;
+        }
+        if self.pool.reads_headroom() {
+            self.pool.read_headroom(&mut lease).await;
+        }
+        match start {
+            Some(start) => start.run(lease),
+            None => lease.release(),
+        }
+        None
     }
 
     fn unfinished(&self, polite: bool) -> Unfinished {

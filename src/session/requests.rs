@@ -164,23 +164,9 @@ impl Session {
             }
             tag::FLUSH => {}
             tag::FUNCTION_CALL => {
-                // It may call anything.
-                if self.must_hear_first(Effects::CODE) {
+                if !self.function_call(lease)? {
                     return Ok(false);
                 }
-                self.listening.note(Effects::CODE, b"");
-                self.barrier |= self.listening.may_hear_itself();
-                self.guard_sequences(PinReason::Sequence.effect(), lease);
-                if self.foreign {
-                    return Err(foreign_sequences());
-                }
-                self.note_effects(
-                    PinReason::Hidden.effect() | Effects::CODE | Effects::UNSEEN,
-                    b"function call",
-                    lease,
-                );
-                self.open_batch = false;
-                self.pipeline.push(Expect::Query(0));
             }
             tag::COPY_DATA => {}
             tag::COPY_DONE | tag::COPY_FAIL => {
@@ -193,6 +179,23 @@ impl Session {
             unknown => return Err(Error::protocol(format!("invalid frontend message type {unknown}"))),
         }
         self.pass_request(header);
+        Ok(true)
+    }
+
+    /// The protocol's own call of a function, which may call anything.
+    fn function_call(&mut self, lease: &mut Lease) -> Result<bool, Error> {
+        if self.must_hear_first(Effects::CODE) {
+            return Ok(false);
+        }
+        self.listening.note(Effects::CODE, b"");
+        self.barrier |= self.listening.may_hear_itself();
+        self.guard_sequences(PinReason::Sequence.effect(), lease);
+        if self.foreign {
+            return Err(foreign_sequences());
+        }
+        self.note_effects(PinReason::Hidden.effect() | Effects::CODE | Effects::UNSEEN, b"function call", lease);
+        self.open_batch = false;
+        self.pipeline.push(Expect::Query(0));
         Ok(true)
     }
 
