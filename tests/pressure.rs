@@ -37,6 +37,11 @@ fn a_saturated_pool_shows_how_much_it_lacks() -> Result {
     let (waited, all) = (waits("waited")?, waits("at_once")? + waits("waited")?);
     assert!(waited > 40.0 && (64.0..=80.0).contains(&all), "{waited} of {all}");
     eventually("all leases have ended", || Ok(proxy.metric("pgfunnel_lease_held_seconds_count", &[])? == all))?;
+    // Every client has waited for three quarters of its time.
+    assert_eq!(proxy.metric("pgfunnel_query_seconds_count", &[])?, 64.0);
+    let (all, database) =
+        (proxy.metric("pgfunnel_query_seconds_sum", &[])?, proxy.metric("pgfunnel_query_database_seconds_sum", &[])?);
+    assert!((12.8..20.0).contains(&database) && (40.0..80.0).contains(&all), "{database} of {all}");
     let held = proxy.metric("pgfunnel_lease_held_seconds_sum", &[])?;
     assert!((12.8..20.0).contains(&held), "{held}");
     assert_eq!(proxy.metric("pgfunnel_pool_pressure", &[])?, 0.0);

@@ -32,6 +32,8 @@ pub(super) struct Pools {
     oldest_waiter: GaugeVec,
     borrow_wait: HistogramVec,
     lease_held: HistogramVec,
+    query: HistogramVec,
+    query_database: HistogramVec,
     transactions: IntCounterVec,
     backend_connects: IntCounterVec,
 }
@@ -57,6 +59,10 @@ pub struct PoolMetrics {
     pub borrow_wait: BorrowWait,
     /// How long leases were held, in seconds.
     pub lease_held: Histogram,
+    /// Time from a query to its ReadyForQuery, waiting for a backend included, in seconds.
+    pub query: Histogram,
+    /// The same from when there was a backend for it.
+    pub query_database: Histogram,
     /// Leases that ended with their transaction.
     pub transactions: IntCounter,
     /// Backends opened.
@@ -123,6 +129,16 @@ impl Pools {
                 &by("outcome"),
             ),
             lease_held: times("pgfunnel_lease_held_seconds", "How long clients held a backend.", &pool),
+            query: times(
+                "pgfunnel_query_seconds",
+                "Time from a client's query to the end of its answer, waiting for a backend included.",
+                &pool,
+            ),
+            query_database: times(
+                "pgfunnel_query_database_seconds",
+                "Time from when there was a backend for a query to the end of its answer.",
+                &pool,
+            ),
             transactions: counters(
                 registry,
                 "pgfunnel_transactions_total",
@@ -152,6 +168,8 @@ impl Pools {
             oldest_waiter: self.oldest_waiter.with_label_values(&pool),
             borrow_wait: BorrowWait { at_once, waited, timed_out, refused, left },
             lease_held: self.lease_held.with_label_values(&pool),
+            query: self.query.with_label_values(&pool),
+            query_database: self.query_database.with_label_values(&pool),
             transactions: self.transactions.with_label_values(&pool),
             connected: self.backend_connects.with_label_values(&[database, user, "ok"]),
             connect_failed: self.backend_connects.with_label_values(&[database, user, "failed"]),
@@ -165,6 +183,8 @@ impl Pools {
         let _ = self.pressure.remove_label_values(&pool);
         let _ = self.oldest_waiter.remove_label_values(&pool);
         let _ = self.lease_held.remove_label_values(&pool);
+        let _ = self.query.remove_label_values(&pool);
+        let _ = self.query_database.remove_label_values(&pool);
         let _ = self.transactions.remove_label_values(&pool);
         for state in State::ALL {
             let _ = self.clients.remove_label_values(&[database, user, state.as_str()]);

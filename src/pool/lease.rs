@@ -58,6 +58,12 @@ impl Lease {
         current && self.listens.as_ref().is_none_or(Seat::fits)
     }
 
+    /// Since when it is held.
+    #[inline]
+    pub fn since(&self) -> Instant {
+        self.since
+    }
+
     fn count_out(&self, now: Instant) {
         if self.listens.is_some() {
             self.pool.listening.fetch_sub(1, Ordering::AcqRel);

@@ -124,6 +124,7 @@ impl Session {
         }
         self.put_params(&mut lease).map_err(|error| cannot_put(&error))?;
         self.handle.attach(&lease.identity);
+        self.timing.serve(lease.since());
         Ok(lease)
     }
 

@@ -21,6 +21,7 @@ mod sql_state;
 mod sql_statements;
 mod state;
 mod statements;
+mod timing;
 
 use std::io;
 use std::task::{Context, Poll};
@@ -76,6 +77,7 @@ impl Session {
                 Err(end) => return end,
             }
             // 2. Borrow.
+            self.timing.ask();
             let mut lease = match self.borrow().await {
                 Ok(lease) => lease,
                 Err(NoLease::Refused(error)) => {

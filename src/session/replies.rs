@@ -276,6 +276,7 @@ impl Session {
         self.timed_out = false;
         self.limits.restart();
         let answered = self.pipeline.is_empty();
+        self.timing.answer(!answered, &self.pool.metrics);
         if answered {
             self.barrier = false;
             self.open.resetting = false;

@@ -128,6 +128,7 @@ impl Session {
         }
         self.flushing = header.tag == tag::FLUSH;
         self.handle.activity.set(State::Active);
+        self.timing.ask_served();
         match header.tag {
             tag::QUERY => {
                 self.bound = false;

@@ -10,6 +10,7 @@ use super::refusal::Refused;
 use super::replies::Lost;
 use super::settle::Open;
 use super::sql_state::Sql;
+use super::timing::Timing;
 use crate::cancel::{Handle, Order};
 use crate::config::{PoolMode, PoolSettings};
 use crate::error::Error;
@@ -87,6 +88,8 @@ pub struct Session {
     pub(super) refused: Option<Refused>,
     /// What it listens to.
     pub(super) listening: Listening,
+    /// How long its query takes.
+    pub(super) timing: Timing,
     /// SQL's `PREPARE`, `EXECUTE` and `DEALLOCATE` that are under way.
     pub(super) sql: Sql,
 }
@@ -160,6 +163,7 @@ impl Session {
             local_parses: Vec::new(),
             refused: None,
             listening: Listening::new(listeners),
+            timing: Timing::default(),
             sql: Sql::default(),
         }
     }
