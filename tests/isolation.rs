@@ -311,6 +311,26 @@ fn an_old_unnamed_statement_still_has_its_effects() -> Result {
 }
 
 #[test]
+fn a_reset_that_fails_resets_nothing() -> Result {
+    let (cluster, proxy) = setup("pool_size = 2")?;
+    let with = |target: Target| target.parameter("TimeZone", "America/New_York");
+    let script = Script::new()
+        .query("set timezone = 'Asia/Tokyo'")
+        .query("begin")
+        .query("set local timezone = 'Europe/Paris'")
+        .query("discard all")
+        .query("show timezone")
+        .query("rollback")
+        .query("show timezone")
+        .query("reset timezone; select 1/0")
+        .query("show timezone")
+        .query("reset timezone")
+        .query("show timezone");
+    compare(&with(cluster.target()), &with(proxy.target()), &script)?;
+    Ok(())
+}
+
+#[test]
 fn a_reset_does_not_stop_what_follows() -> Result {
     let (_cluster, proxy) = setup("pool_size = 1\nborrow_timeout = \"20s\"")?;
     let named = |name: &str| proxy.target().parameter("application_name", name).connect();

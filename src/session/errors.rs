@@ -27,6 +27,10 @@ impl Session {
         self.sql_failed(lease);
         self.open.mix();
         self.listening.roll_back();
+        if self.pipeline.outstanding() <= 1 {
+            // What is reported now is what is rolled back to.
+            self.open.resetting = false;
+        }
         if fields.is_fatal() {
             self.fatal = true;
             lease.broken = true;
