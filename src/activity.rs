@@ -1,9 +1,10 @@
 //! What a client is doing, and since when, for those who look: written by its task without a lock, read by a scrape, the
 //! console and the live page.
 
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::clock::Moment;
 
 /// What a logged-in client may be doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,19 +43,13 @@ impl State {
     }
 }
 
-/// The state of one client: milliseconds since the process started, and the state in the lowest three bits.
+/// The state of one client: since when, in nanoseconds, and in the lowest three bits which.
 #[derive(Debug)]
 pub struct Activity(AtomicU64);
 
-static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-
-fn now() -> u64 {
-    u64::try_from(START.elapsed().as_millis()).unwrap_or(0)
-}
-
 impl Default for Activity {
     fn default() -> Self {
-        Self(AtomicU64::new(now() << 3))
+        Self(AtomicU64::new(Moment::now().nanos() & !7))
     }
 }
 
@@ -62,16 +57,33 @@ impl Activity {
     /// It does this from now on, unless it does already.
     #[inline]
     pub fn set(&self, state: State) {
-        if self.0.load(Ordering::Relaxed) & 7 != state as u64 {
-            self.0.store(now() << 3 | state as u64, Ordering::Relaxed);
+        if !self.is(state) {
+            self.begin(state, Moment::now());
         }
+    }
+
+    /// It does this from a moment on, unless it does already.
+    #[inline]
+    pub fn set_at(&self, state: State, since: Moment) {
+        if !self.is(state) {
+            self.begin(state, since);
+        }
+    }
+
+    #[inline]
+    fn is(&self, state: State) -> bool {
+        self.0.load(Ordering::Relaxed) & 7 == state as u64
+    }
+
+    fn begin(&self, state: State, since: Moment) {
+        self.0.store(since.nanos() & !7 | state as u64, Ordering::Relaxed);
     }
 
     /// What it does, and for how long.
     pub fn get(&self) -> (State, Duration) {
         let packed = self.0.load(Ordering::Relaxed);
         let state = State::ALL.into_iter().find(|state| *state as u64 == packed & 7).unwrap_or(State::Idle);
-        (state, Duration::from_millis(now().saturating_sub(packed >> 3)))
+        (state, Duration::from_nanos(Moment::now().nanos().saturating_sub(packed & !7)))
     }
 }
 

@@ -82,7 +82,6 @@ impl Handle {
     /// From now on cancels go to this backend.
     #[inline]
     pub fn attach(&self, identity: &Arc<Identity>) {
-        self.activity.set(State::Active);
         let mut current = self.lease();
         current.backend = Some(identity.clone());
         current.doubtful = false;

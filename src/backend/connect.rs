@@ -2,13 +2,14 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use thiserror::Error as ThisError;
 use tokio_rustls::TlsStream;
 
 use super::login::{Credential, KeySource, LoggedIn, login};
 use super::{Backend, Identity};
+use crate::clock::Moment;
 use crate::config::BackendTlsMode;
 use crate::error::{Error, Side, SqlState};
 use crate::net::tls::{BackendTls, peer_end_point};
@@ -187,7 +188,7 @@ async fn once(
         identity.target.endpoint = Endpoint::Tcp { host: address.ip().to_string(), port: address.port() };
     }
     socket.give_back();
-    let now = Instant::now();
+    let now = Moment::now();
     Ok(Backend {
         socket,
         identity: Arc::new(identity),

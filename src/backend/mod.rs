@@ -9,7 +9,7 @@ mod recover;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub use ask::{Answer, AskError, Row};
 pub use carried::Carried;
@@ -17,6 +17,7 @@ pub use connect::{ConnectError, Failed, Target, cancel, connect};
 pub use login::{Credential, KeySource};
 pub use recover::Unfinished;
 
+use crate::clock::Moment;
 use crate::net::Socket;
 use crate::prepared::BackendStatements;
 use crate::track::{Effects, Params};
@@ -69,9 +70,9 @@ pub struct Backend {
     /// Whether it has those for asking what it carries.
     pub has_asks: bool,
     /// To be closed rather than lent after this.
-    pub expires: Option<Instant>,
+    pub expires: Option<Moment>,
     /// Since when nobody has it.
-    pub idle_since: Instant,
+    pub idle_since: Moment,
     /// Set when it must not be used again.
     pub broken: bool,
 }
@@ -80,7 +81,7 @@ impl Backend {
     /// Whether it can be lent: nothing has happened to it while it was idle. What it had to tell (a changed parameter,
     /// a notice) is read; an error or the end of the stream means no. Looks into the kernel only if `probe`: a system
     /// call tells for sure, the runtime's own readiness is a moment old.
-    pub fn is_usable(&mut self, now: Instant, probe: bool) -> bool {
+    pub fn is_usable(&mut self, now: Moment, probe: bool) -> bool {
         if self.broken || self.expires.is_some_and(|at| at <= now) {
             return false;
         }

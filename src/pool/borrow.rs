@@ -73,8 +73,8 @@ impl Pool {
         };
         let places = Places { application, user, _pool: self.gate.try_enter()? };
         match self.take()? {
-            (taken, true) => Some(Lease::new(self.clone(), taken, places)),
-            (dead, false) => {
+            (taken, true, now) => Some(Lease::new(self.clone(), taken, places, now)),
+            (dead, false, _) => {
                 self.close(dead);
                 None
             }
@@ -126,8 +126,8 @@ impl Pool {
     async fn obtain(self: &Arc<Self>, mut places: Places, deadline: Instant) -> Result<Lease, Error> {
         loop {
             places = match self.take() {
-                Some((taken, true)) => return Ok(Lease::new(self.clone(), taken, places)),
-                Some((dead, false)) => {
+                Some((taken, true, now)) => return Ok(Lease::new(self.clone(), taken, places, now)),
+                Some((dead, false, _)) => {
                     self.close(dead);
                     places
                 }

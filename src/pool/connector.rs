@@ -10,6 +10,7 @@ use tokio::sync::{Notify, oneshot};
 use super::gate::{Gate, Place, Waiting};
 use super::{Lease, Places, Pool, Stored, shutting_down};
 use crate::backend::{Backend, ConnectError, Failed, Target, connect};
+use crate::clock::Moment;
 use crate::config::{HiddenState, PoolSize};
 use crate::error::Error;
 use crate::track::Params;
@@ -175,7 +176,7 @@ impl Pool {
                 self.connector.forget_trouble();
                 self.keep(backend, &target, reserved, generation).await;
                 Ok(match self.store.take() {
-                    Some(taken) => Outcome::Connected(Lease::new(self.clone(), taken, places)),
+                    Some(taken) => Outcome::Connected(Lease::new(self.clone(), taken, places, Moment::now())),
                     None => Outcome::Again(places),
                 })
             }
@@ -226,7 +227,7 @@ impl Pool {
         self.params.learn(&backend.reported);
         backend.params = Some(Arc::new(Params::default()));
         backend.expires =
-            settings.max_lifetime.map(|limit| Instant::now() + lifetime(limit, backend.identity.pid.unsigned_abs()));
+            settings.max_lifetime.map(|limit| Moment::now() + lifetime(limit, backend.identity.pid.unsigned_abs()));
         if !self.connector.surveyed.swap(true, Ordering::AcqRel) {
             self.survey(&mut backend, target).await;
             if settings.hidden_state != HiddenState::Off {

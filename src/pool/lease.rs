@@ -3,12 +3,12 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use super::bounds::Seat;
 use super::store::Taken;
 use super::{Places, Pool};
 use crate::backend::{Backend, Unfinished};
+use crate::clock::Moment;
 use crate::track::Effects;
 use crate::wire::backend::Status;
 
@@ -17,14 +17,13 @@ pub struct Lease {
     pool: Arc<Pool>,
     held: Option<(Taken, Places)>,
     /// Lent to nobody: the pool's listener.
-    listens: Option<Seat>,
-    since: Instant,
+    listens: Option<Box<Seat>>,
+    since: Moment,
 }
 
 impl Lease {
-    pub(super) fn new(pool: Arc<Pool>, taken: Taken, places: Places) -> Self {
+    pub(super) fn new(pool: Arc<Pool>, taken: Taken, places: Places, since: Moment) -> Self {
         pool.active.fetch_add(1, Ordering::AcqRel);
-        let since = Instant::now();
         pool.pressure.begin(since);
         Self { pool, held: Some((taken, places)), listens: None, since }
     }
@@ -36,16 +35,16 @@ impl Lease {
         if let Some((_, places)) = &mut self.held {
             (places.application, places.user) = (None, None);
         }
-        self.listens = Some(seat);
+        self.listens = Some(Box::new(seat));
         self.pool.listening.fetch_add(1, Ordering::AcqRel);
-        self.end(Instant::now());
+        self.end(Moment::now());
         true
     }
 
     /// It listens no more, and counts as lent until it is given back.
     pub fn end_listening(&mut self) {
         if self.listens.take().is_some() {
-            self.since = Instant::now();
+            self.since = Moment::now();
             self.pool.pressure.begin(self.since);
             self.pool.active.fetch_add(1, Ordering::AcqRel);
             self.pool.listening.fetch_sub(1, Ordering::AcqRel);
@@ -55,16 +54,16 @@ impl Lease {
     /// Whether the backend is where the pool connects to now, and there is room for it beside those of clients.
     pub fn may_listen(&self) -> bool {
         let current = self.held.as_ref().is_some_and(|(taken, _)| self.pool.is_current(taken));
-        current && self.listens.as_ref().is_none_or(Seat::fits)
+        current && self.listens.as_ref().is_none_or(|seat| seat.fits())
     }
 
     /// Since when it is held.
     #[inline]
-    pub fn since(&self) -> Instant {
+    pub fn since(&self) -> Moment {
         self.since
     }
 
-    fn count_out(&self, now: Instant) {
+    fn count_out(&self, now: Moment) {
         if self.listens.is_some() {
             self.pool.listening.fetch_sub(1, Ordering::AcqRel);
         } else {
@@ -73,10 +72,10 @@ impl Lease {
     }
 
     /// It is no client's any more.
-    fn end(&self, now: Instant) {
+    fn end(&self, now: Moment) {
         self.pool.active.fetch_sub(1, Ordering::AcqRel);
         self.pool.pressure.end(now);
-        self.pool.metrics.lease_held.observe(now.saturating_duration_since(self.since).as_secs_f64());
+        self.pool.metrics.lease_held.observe(now.seconds_since(self.since));
     }
 
     /// Gives the backend back, if it is at a known-idle point, still wanted and not needed elsewhere; otherwise it is
@@ -84,7 +83,7 @@ impl Lease {
     #[inline]
     pub fn release(mut self) {
         let Some((mut taken, places)) = self.held.take() else { return };
-        let now = Instant::now();
+        let now = Moment::now();
         self.count_out(now);
         let unwanted = !self.pool.is_current(&taken) || self.pool.bounds.others_wait() || self.pool.has_surplus();
         if taken.backend.broken || taken.backend.status != Status::Idle || unwanted {
@@ -119,7 +118,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some((mut taken, _places)) = self.held.take() {
-            self.count_out(Instant::now());
+            self.count_out(Moment::now());
             taken.backend.broken = true;
             self.pool.close(taken);
         }

@@ -28,6 +28,7 @@ pub use registry::{PoolKey, Registry, configured_credential, no_database};
 
 use crate::activity::State;
 use crate::backend::Target;
+use crate::clock::Moment;
 use crate::config::PoolSettings;
 use crate::error::{Error, Side, SqlState};
 use crate::metrics::{PoolMetrics, WINDOWS};
@@ -111,14 +112,14 @@ struct Places {
 }
 
 impl Pool {
-    /// An idle backend, and whether it can be used.
+    /// An idle backend, and whether it can be used now.
     #[inline]
-    fn take(&self) -> Option<(Taken, bool)> {
+    fn take(&self) -> Option<(Taken, bool, Moment)> {
         let mut taken = self.store.take()?;
-        let now = Instant::now();
-        let probe = now.duration_since(taken.backend.idle_since) > PROBE_AFTER;
+        let now = Moment::now();
+        let probe = now.since(taken.backend.idle_since) > PROBE_AFTER;
         let usable = self.is_current(&taken) && taken.backend.is_usable(now, probe);
-        Some((taken, usable))
+        Some((taken, usable, now))
     }
 
     /// Closes a backend in the background. It keeps its places in the bounds until the server has closed its side.

@@ -4,7 +4,9 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::clock::Moment;
 
 /// How long samples are kept.
 const KEPT: usize = 15 * 60;
@@ -18,7 +20,6 @@ const MOST: usize = 10_000;
 /// A pool's counters, and their past.
 #[derive(Debug)]
 pub(super) struct Pressure {
-    start: Instant,
     /// Clients that asked for a lease.
     asked: AtomicU64,
     /// Leases that have ended.
@@ -32,7 +33,7 @@ pub(super) struct Pressure {
 /// A moment.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sample {
-    /// When, since the pool began.
+    /// When, since the process began.
     pub at: Duration,
     /// Clients that had asked for a lease until then.
     pub asked: u64,
@@ -50,13 +51,7 @@ pub struct Sample {
 
 impl Pressure {
     pub(super) fn new() -> Self {
-        Self {
-            start: Instant::now(),
-            asked: AtomicU64::new(0),
-            ended: AtomicU64::new(0),
-            lent: AtomicI64::new(0),
-            samples: Mutex::default(),
-        }
+        Self { asked: AtomicU64::new(0), ended: AtomicU64::new(0), lent: AtomicI64::new(0), samples: Mutex::default() }
     }
 
     /// A client asks for a lease.
@@ -67,29 +62,25 @@ impl Pressure {
 
     /// A lease begins.
     #[inline]
-    pub(super) fn begin(&self, now: Instant) {
-        self.lent.fetch_sub(self.nanos(now), Ordering::Relaxed);
+    pub(super) fn begin(&self, now: Moment) {
+        self.lent.fetch_sub(nanos(now), Ordering::Relaxed);
     }
 
     /// A lease ends.
     #[inline]
-    pub(super) fn end(&self, now: Instant) {
-        self.lent.fetch_add(self.nanos(now), Ordering::Relaxed);
+    pub(super) fn end(&self, now: Moment) {
+        self.lent.fetch_add(nanos(now), Ordering::Relaxed);
         self.ended.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn nanos(&self, now: Instant) -> i64 {
-        i64::try_from(now.saturating_duration_since(self.start).as_nanos()).unwrap_or(i64::MAX)
     }
 
     /// What is now.
     pub(super) fn now(&self, active: usize, waiting: usize, size: usize) -> Sample {
-        let now = Instant::now();
-        let running = self.nanos(now).saturating_mul(i64::try_from(active).unwrap_or(i64::MAX));
+        let now = Moment::now();
+        let running = nanos(now).saturating_mul(i64::try_from(active).unwrap_or(i64::MAX));
         // A lease that begins or ends right now may be half counted.
         let lent = self.lent.load(Ordering::Relaxed).saturating_add(running).max(0);
         Sample {
-            at: now.saturating_duration_since(self.start),
+            at: now.since(Moment::default()),
             asked: self.asked.load(Ordering::Relaxed),
             ended: self.ended.load(Ordering::Relaxed),
             lent: Duration::from_nanos(lent.unsigned_abs()),
@@ -119,6 +110,10 @@ impl Pressure {
         let from = samples.iter().rev().find(|sample| sample.at + window <= now.at).or_else(|| samples.front());
         from.map_or(0, |from| from.needed_until(now))
     }
+}
+
+fn nanos(now: Moment) -> i64 {
+    i64::try_from(now.nanos()).unwrap_or(i64::MAX)
 }
 
 impl Sample {
@@ -192,7 +187,7 @@ mod tests {
     #[test]
     fn how_long_backends_are_lent() {
         let pressure = Pressure::new();
-        let at = |seconds: u64| pressure.start + Duration::from_secs(seconds);
+        let at = |seconds: u64| Moment::default() + Duration::from_secs(seconds);
         pressure.begin(at(1));
         pressure.begin(at(2));
         pressure.end(at(5));

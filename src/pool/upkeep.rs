@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::{Places, Pool};
+use crate::clock::Moment;
 
 /// How often.
 pub(super) const INTERVAL: Duration = Duration::from_secs(1);
@@ -13,7 +14,7 @@ pub(super) const INTERVAL: Duration = Duration::from_secs(1);
 impl Pool {
     /// One round.
     pub(super) fn upkeep(self: &Arc<Self>) {
-        let now = Instant::now();
+        let now = Moment::now();
         self.pressure.keep(self.sample());
         self.keep_headroom();
         let settings = self.settings.load();
@@ -26,9 +27,9 @@ impl Pool {
         while idle > 0 {
             // A place in the queue first: nobody who has one misses what is being looked at.
             let Some(place) = self.gate.try_enter() else { break };
-            let Some((taken, usable)) = self.take() else { break };
+            let Some((taken, usable, _)) = self.take() else { break };
             idle -= 1;
-            let resting = now.saturating_duration_since(taken.backend.idle_since);
+            let resting = now.since(taken.backend.idle_since);
             let idle_too_long =
                 settings.idle_timeout.is_some_and(|limit| resting > limit) && idle + kept.len() + 1 > settings.min_idle;
             if !usable || idle_too_long {

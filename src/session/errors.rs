@@ -161,7 +161,7 @@ impl Session {
     fn unclose(&mut self, id: u64, lease: &mut Lease) {
         if !self.pipeline.parses(id) && !lease.statements.restore(id) {
             // More than are kept track of: do without this backend from now on.
-            lease.expires = Some(std::time::Instant::now());
+            lease.expires = Some(crate::clock::Moment::now());
         }
     }
 }

@@ -9,6 +9,7 @@ use std::task::Poll;
 use super::pipeline::Expect;
 use super::replies::Lost;
 use super::{BACKLOG, End, Outcome, Session, limits, shutting_down};
+use crate::activity::State;
 use crate::backend::Unfinished;
 use crate::cancel::Order;
 use crate::config::{HiddenState, Isolation, PoolMode};
@@ -125,6 +126,7 @@ impl Session {
         self.put_params(&mut lease).map_err(|error| cannot_put(&error))?;
         self.handle.attach(&lease.identity);
         self.timing.serve(lease.since());
+        self.handle.activity.set_at(State::Active, lease.since());
         Ok(lease)
     }
 

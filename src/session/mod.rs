@@ -115,7 +115,9 @@ impl Session {
                     Order::None => {}
                     Order::Drain | Order::Stop => return Poll::Ready(Err(End::Ended(Some(shutting_down())))),
                 }
-                if let Err(error) = self.tell_news() {
+                if self.listening.has_news()
+                    && let Err(error) = self.tell_news()
+                {
                     return Poll::Ready(Err(End::Ended(Some(error))));
                 }
                 match self.answer_alone() {

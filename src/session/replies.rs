@@ -276,7 +276,7 @@ impl Session {
         self.timed_out = false;
         self.limits.restart();
         let answered = self.pipeline.is_empty();
-        self.timing.answer(!answered, &self.pool.metrics);
+        let now = self.timing.answer(!answered, &self.pool.metrics);
         if answered {
             self.barrier = false;
             self.open.resetting = false;
@@ -285,10 +285,12 @@ impl Session {
         }
         lease.status = Status::decode(body(lease, header)).map_err(Lost::Confused)?;
         if answered {
-            self.handle.activity.set(match lease.status {
-                Status::Idle => State::Pinned,
+            let state = match lease.status {
+                Status::Idle if self.is_pinned() => State::Pinned,
+                Status::Idle => State::Idle,
                 Status::Transaction | Status::Failed => State::IdleInTransaction,
-            });
+            };
+            self.handle.activity.set_at(state, now);
         }
         if answered {
             self.reapply(lease);

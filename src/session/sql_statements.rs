@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use bytes::{BufMut, BytesMut};
 use postgres_protocol::message::frontend;
@@ -14,6 +13,7 @@ use super::parsed_under::{put_now, put_then};
 use super::pipeline::Expect;
 use super::sql_names::{Deed, Need, Resolved};
 use super::statements::{put_named, put_parse};
+use crate::clock::Moment;
 use crate::pool::Lease;
 use crate::prepared::{self, Prepared, Statement, Unnamed};
 use crate::track::{Effects, PinReason};
@@ -34,7 +34,7 @@ impl Session {
             all.add(effects);
             if !statement.is_plain() {
                 // BEGIN by EXECUTE and the like leave PostgreSQL in a state that it reports as an error later.
-                lease.expires = Some(Instant::now());
+                lease.expires = Some(Moment::now());
             }
         }
         all
