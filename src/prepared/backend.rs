@@ -42,7 +42,7 @@ pub struct BackendStatements {
 
 impl Default for BackendStatements {
     fn default() -> Self {
-        Self { prepared: LruCache::with_hasher(CAPACITY + 1, RandomState::default()), unnamed: Unnamed::Absent }
+        Self { prepared: LruCache::with_hasher(usize::MAX, RandomState::default()), unnamed: Unnamed::Absent }
     }
 }
 
@@ -64,10 +64,15 @@ impl BackendStatements {
         }
     }
 
-    /// Notes a Parse; returns the statement that must be closed to make room.
-    #[must_use]
-    pub fn insert(&mut self, id: u64, schema: u64) -> Option<u64> {
+    /// Notes a Parse.
+    pub fn insert(&mut self, id: u64, schema: u64) {
         self.prepared.insert(id, schema);
+    }
+
+    /// The next statement that must be closed to make room.
+    #[inline]
+    #[must_use]
+    pub fn surplus(&mut self) -> Option<u64> {
         if self.prepared.len() > CAPACITY { self.prepared.remove_lru().map(|(id, _)| id) } else { None }
     }
 
@@ -82,7 +87,7 @@ impl BackendStatements {
     /// Notes that one is still there although it was to be closed. `false`: there is no room to remember it.
     #[must_use]
     pub fn restore(&mut self, id: u64) -> bool {
-        let room = self.prepared.len() <= CAPACITY;
+        let room = self.prepared.len() < 2 * CAPACITY;
         if room {
             self.prepared.insert(id, OUTDATED);
         }
@@ -118,10 +123,12 @@ mod tests {
     fn the_least_recently_used_makes_room() {
         let mut statements = BackendStatements::default();
         for id in 0..CAPACITY as u64 {
-            assert_eq!(statements.insert(id, 0), None);
+            statements.insert(id, 0);
+            assert_eq!(statements.surplus(), None);
         }
         assert_eq!(statements.get(0), Prepared::At(0));
-        assert_eq!(statements.insert(9_999, 3), Some(1));
+        statements.insert(9_999, 3);
+        assert_eq!((statements.surplus(), statements.surplus()), (Some(1), None));
         assert_eq!(statements.get(1), Prepared::Absent);
         assert_eq!(statements.get(9_999), Prepared::At(3));
         statements.outdate(9_999);

@@ -24,7 +24,7 @@ impl Session {
             None => self.translated(header, now, name.as_deref(), lease),
         };
         self.copy_in = false;
-        self.sql_failed(lease);
+        self.sql_failed();
         self.open.mix();
         self.listening.roll_back();
         if self.pipeline.outstanding() <= 1 {

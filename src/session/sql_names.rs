@@ -9,6 +9,9 @@ use crate::prepared::{self, ClientStatements, Prepare, Statement, characters, qu
 use crate::track::sql_names::{self, Mention, Verb};
 use crate::track::{Effects, Params, PinReason};
 
+/// Names in one text that are looked up. So many statements more than it should have, a backend may get at a time.
+const MOST: usize = 100;
+
 /// A text whose names have been looked up.
 #[derive(Debug, Default)]
 pub(super) struct Resolved {
@@ -133,6 +136,9 @@ impl Session {
         let mut view = View { session: self, params, done: Vec::new(), cleared: false };
         let mut from = 0;
         let mentions = if effects.any(Effects::NAMES) { sql_names::mentions(text)? } else { Vec::new() };
+        if mentions.len() > MOST {
+            return None;
+        }
         for mention in mentions {
             resolved.text.extend_from_slice(text.get(from..mention.at.start)?);
             from = mention.at.start;

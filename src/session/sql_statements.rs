@@ -59,18 +59,9 @@ impl Session {
         if resolved.lists {
             return self.sql_list(false, lease);
         }
+        // For what it will have prepared.
+        self.make_room(lease);
         self.sql_put_needs(resolved, lease);
-        self.sql_remember(resolved, lease);
-    }
-
-    /// Notes what a text will have prepared.
-    fn sql_remember(&mut self, resolved: &Resolved, lease: &mut Lease) {
-        let schema = self.pool.schema.load(Ordering::Relaxed);
-        for deed in &resolved.deeds {
-            if let Deed::Prepare(_, statement) = deed {
-                self.remember_prepared(statement.id, schema, lease);
-            }
-        }
     }
 
     /// Before a statement that is about statements is bound: with what its names mean now. `true`: the backend has it
@@ -214,11 +205,11 @@ impl Session {
         if resolved.lists {
             return self.sql_list(true, lease);
         }
+        self.make_room(lease);
         // A failed transaction takes nothing; what the text says is refused likewise.
         if lease.status != Status::Failed {
             resolved.needs.iter().for_each(|need| self.sql_try(need, lease));
         }
-        self.sql_remember(resolved, lease);
     }
 
     fn sql_try(&mut self, need: &Need, lease: &mut Lease) {
@@ -261,7 +252,11 @@ impl Session {
     /// The tag of a `PREPARE` or `DEALLOCATE` has come.
     pub(super) fn sql_done(&mut self, lease: &mut Lease) {
         match self.sql.running.as_mut().and_then(|running| running.deeds.pop_front()) {
-            Some(Deed::Prepare(name, statement)) => self.statements.insert(&name, statement),
+            Some(Deed::Prepare(name, statement)) => {
+                // Not before: the text may not have got so far, or have taken all that there was.
+                lease.statements.insert(statement.id, self.pool.schema.load(Ordering::Relaxed));
+                self.statements.insert(&name, statement);
+            }
             Some(Deed::Deallocate(name, id)) => {
                 self.statements.remove(&name);
                 lease.statements.remove(id);
@@ -271,13 +266,8 @@ impl Session {
     }
 
     /// An error has come: what was under way has not been done.
-    pub(super) fn sql_failed(&mut self, lease: &mut Lease) {
-        let texts = self.sql.running.take().into_iter().chain(self.sql.bound.drain(..).map(|(_, resolved)| resolved));
-        for deed in texts.flat_map(|resolved| resolved.deeds) {
-            if let Deed::Prepare(_, statement) = deed {
-                lease.statements.remove(statement.id);
-            }
-        }
+    pub(super) fn sql_failed(&mut self) {
+        self.sql.bound.clear();
         self.sql.end();
     }
 
@@ -287,7 +277,7 @@ impl Session {
         self.sql.end();
         if lease.status == Status::Idle {
             // Portals end with their transaction.
-            self.sql_failed(lease);
+            self.sql_failed();
         }
         if self.sql.listed && lease.status != Status::Failed {
             self.sql_unlist(lease);

@@ -112,8 +112,8 @@ impl Session {
     /// Sees to it that a statement's name is taken on this backend, whatever it means.
     pub(super) fn ensure_name(&mut self, statement: &prepared::Statement, lease: &mut Lease) {
         if lease.statements.get(statement.id) == Prepared::Absent {
-            // Of all texts, a failed transaction takes the empty one.
-            self.client.join(&mut lease.socket);
+            // It may have more than is known. Of all texts, a failed transaction takes the empty one.
+            self.close_statement(statement.id, lease);
             put_parse(lease.socket.output(), &statement.name, &[0, 0, 0]);
             self.pipeline.push(Expect::OwnParse(statement.id));
             self.note_prepared(statement, false, lease);
@@ -155,7 +155,14 @@ impl Session {
     }
 
     pub(super) fn remember_prepared(&mut self, id: u64, schema: u64, lease: &mut Lease) {
-        if let Some(evicted) = lease.statements.insert(id, schema) {
+        lease.statements.insert(id, schema);
+        self.make_room(lease);
+    }
+
+    /// Closes what this backend has too many of.
+    #[inline]
+    pub(super) fn make_room(&mut self, lease: &mut Lease) {
+        while let Some(evicted) = lease.statements.surplus() {
             self.close_statement(evicted, lease);
         }
     }

@@ -1,0 +1,101 @@
+//! SQL `PREPARE`, `EXECUTE` and `DEALLOCATE` where they meet something else: texts that fail or are not read whole, a batch
+//! that is still open, settings that change, clients that leave. The answers are PostgreSQL's.
+
+mod common;
+
+use std::time::Duration;
+
+use common::*;
+
+fn setup() -> Result<(Cluster, Proxy)> {
+    let cluster = Cluster::start()?;
+    cluster.sql("grant create on schema public to app")?;
+    cluster.target().connect()?.value("create table t (a int)")?;
+    let proxy = Config::of(&cluster).top("pool_size = 2\nborrow_timeout = \"25s\"").start()?;
+    Ok((cluster, proxy))
+}
+
+/// Parse, Bind, Execute of a text, without a Sync.
+fn run(sql: &str) -> Say {
+    Say::new().parse("", sql, &[]).bind("", "", &[]).execute("", 0)
+}
+
+fn queries(all: &[&str]) -> Script {
+    all.iter().fold(Script::new(), |script, sql| script.query(sql))
+}
+
+fn agree(cluster: &Cluster, proxy: &Proxy, scripts: &[Script]) -> Result {
+    for (number, script) in scripts.iter().enumerate() {
+        let compared = compare(&cluster.target(), &proxy.target(), script);
+        compared.map_err(|error| format!("script {number}: {error:?}"))?;
+    }
+    Ok(())
+}
+
+/// What is said before the client gets another backend, which has none of its statements, and what behind that.
+struct Moved {
+    before: Script,
+    behind: Script,
+}
+
+fn moved(before: &[&str], behind: Script) -> Moved {
+    Moved { before: queries(before), behind }
+}
+
+fn agree_moved(cluster: &Cluster, proxy: &Proxy, programs: &[Moved]) -> Result {
+    for (number, Moved { before, behind }) in programs.iter().enumerate() {
+        let mut direct = cluster.target().connect()?;
+        let pid = direct.value("select pg_backend_pid()")?;
+        let mut client = proxy.target().connect()?;
+        let at = |error| format!("program {number}: {error:?}");
+        compare_answers(&before.run(&mut direct)?, &before.run(&mut client)?).map_err(at)?;
+        cluster.sql(&format!(
+            "select pg_terminate_backend(pid, 5000) from pg_stat_activity where usename = 'app' and pid <> {pid}"
+        ))?;
+        std::thread::sleep(Duration::from_millis(50));
+        compare_answers(&behind.run(&mut direct)?, &behind.run(&mut client)?).map_err(at)?;
+    }
+    Ok(())
+}
+
+fn pins(proxy: &Proxy) -> Result<f64> {
+    proxy.metric("pgfunnel_pins_total", &[])
+}
+
+/// Fails if a client finds a statement like this on either backend.
+fn finds_none(proxy: &Proxy, like: &str) -> Result {
+    let count = format!(
+        "do $$declare found text; begin select string_agg(statement, ', ') into found from pg_prepared_statements \
+         where statement like '{like}'; if found is not null then raise exception '%', left(found, 500); end if; end$$"
+    );
+    let (mut one, mut two) = (proxy.target().connect()?, proxy.target().connect()?);
+    for client in [&mut one, &mut two] {
+        client.value("begin")?;
+        assert_eq!(client.query(&count)?.errors(), vec![], "another client's statement");
+    }
+    Ok(())
+}
+
+#[test]
+fn what_the_backend_has_is_known_whatever_else_a_text_does() -> Result {
+    let (cluster, proxy) = setup()?;
+    let scripts = [
+        queries(&["deallocate all; prepare p as select 1"]).say(run("deallocate p").sync()).query("execute p"),
+        Script::new()
+            .say(
+                Say::new()
+                    .parse("x", "prepare p as select 1", &[])
+                    .parse("y", "prepare p as select 2", &[])
+                    .bind("a", "x", &[])
+                    .bind("b", "y", &[])
+                    .execute("a", 0)
+                    .execute("b", 0)
+                    .sync(),
+            )
+            .say(run("deallocate p").sync())
+            .query("execute p"),
+    ];
+    agree(&cluster, &proxy, &scripts)?;
+    assert_eq!(pins(&proxy)?, 0.0, "{}", proxy.log());
+    Ok(())
+}
