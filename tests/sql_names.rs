@@ -52,7 +52,7 @@ fn agree_moved(cluster: &Cluster, proxy: &Proxy, programs: &[Moved]) -> Result {
         cluster.sql(&format!(
             "select pg_terminate_backend(pid, 5000) from pg_stat_activity where usename = 'app' and pid <> {pid}"
         ))?;
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(300));
         compare_answers(&behind.run(&mut direct)?, &behind.run(&mut client)?).map_err(at)?;
     }
     Ok(())
@@ -98,4 +98,60 @@ fn what_the_backend_has_is_known_whatever_else_a_text_does() -> Result {
     agree(&cluster, &proxy, &scripts)?;
     assert_eq!(pins(&proxy)?, 0.0, "{}", proxy.log());
     Ok(())
+}
+
+#[test]
+fn the_end_of_a_query_is_no_part_of_it() -> Result {
+    let (cluster, proxy) = setup()?;
+    let scripts = [
+        queries(&["prepare prepare as select 1", "execute prepare", "deallocate prepare", "execute prepare"]),
+        queries(&["prepare p as select 1;", "select name, statement from pg_prepared_statements"]),
+        queries(&["prepare \"\" as select 1", "execute \"\"", "deallocate \"\"", "execute p"]),
+    ];
+    agree(&cluster, &proxy, &scripts)
+}
+
+#[test]
+fn a_definition_is_read_in_the_encoding_that_it_came_in() -> Result {
+    let (cluster, proxy) = setup()?;
+    let latin = "set client_encoding = latin1";
+    let named = Say::new().parse("s", "select length('ä')", &[]).sync();
+    let uses = Say::new().bind("", "s", &[]).execute("", 0).sync();
+    let before = queries(&[]).say(named).query("prepare p as select length('ä')").query(latin);
+    let behind = queries(&["execute p", "execute p", "show client_encoding"]).say(uses.clone()).say(uses);
+    let in_one = queries(&["begin", "execute p", "commit", "execute p"]);
+    agree_moved(
+        &cluster,
+        &proxy,
+        &[Moved { before, behind }, moved(&["prepare p as select length('ä')", latin], in_one)],
+    )
+}
+
+#[test]
+fn a_replay_that_fails_undoes_nothing() -> Result {
+    let (cluster, proxy) = setup()?;
+    let before = ["create table g (a int)", "prepare p as select * from g", "prepare q as select 2", "drop table g"];
+    agree_moved(
+        &cluster,
+        &proxy,
+        &[
+            moved(&before, queries(&["begin", "insert into t values (3)", "commit; execute p", "delete from t"])),
+            moved(
+                &before,
+                queries(&[
+                    "begin",
+                    "insert into t values (3)",
+                    "savepoint s",
+                    "select 1/0",
+                    "rollback to s; execute q",
+                ])
+                .query("rollback to s")
+                .query("savepoint s2; execute q")
+                .query("execute p")
+                .query("rollback to s2")
+                .query("commit")
+                .query("delete from t"),
+            ),
+        ],
+    )
 }

@@ -110,6 +110,12 @@ impl ClientStatements {
         self.bytes -= before.map_or(0, |before| size(name, &before.statement));
     }
 
+    /// Whether there is no name.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.named.is_empty()
+    }
+
     /// Whether so many names more, with so many bytes, are too many.
     pub fn exceeds(&self, names: usize, bytes: usize) -> bool {
         self.named.len() + names > MOST_NAMES || self.bytes + bytes > MOST_BYTES

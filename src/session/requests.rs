@@ -63,7 +63,7 @@ impl Session {
                     self.client.consume(header.total);
                 }
                 // A backend is not borrowed for half a message: a client that stops there would hold it.
-                _ if unseen.len() < needed(header) => return Ok(Some(Wish::More)),
+                _ if unseen.len() < self.needed(header) => return Ok(Some(Wish::More)),
                 _ => return Ok(None),
             }
         }
@@ -278,23 +278,45 @@ impl Session {
 
     /// The body of a message that must be seen whole, or as much as is examined of a large one. `None`: wait.
     fn examined(&self, header: Header) -> Option<&[u8]> {
-        let end = header.total.min(EXAMINED + HEADER);
-        self.client.unseen().get(HEADER..end)
+        self.client.unseen().get(
+            HEADER..match header.body() <= self.longest_query() {
+                true => header.total,
+                false => EXAMINED + HEADER,
+            },
+        )
+    }
+
+    /// Of a longer Query the start is examined, and its rest as it comes. The names of a client's statements may stand
+    /// anywhere, and must be found before anything is sent.
+    fn longest_query(&self) -> usize {
+        if self.statements.is_empty() { EXAMINED } else { LARGEST_PARSE }
+    }
+
+    /// How much of a message must be there before it can be handled: what [`Session::take_request`] looks at.
+    fn needed(&self, header: Header) -> usize {
+        match header.tag {
+            tag::DESCRIBE | tag::CLOSE => header.total,
+            tag::QUERY if header.body() <= self.longest_query() => header.total,
+            tag::QUERY | tag::PARSE => header.total.min(EXAMINED + HEADER),
+            tag::BIND => header.total.min(LONGEST_NAMES),
+            _ => HEADER,
+        }
     }
 
     fn query(&mut self, header: Header, lease: &mut Lease) -> bool {
         self.open.mix();
         let Some(body) = self.examined(header) else { return false };
         let suspect = self.suspicion(body);
-        let (effects, rest) = match header.body() > EXAMINED {
+        let (effects, rest) = match header.body() > body.len() {
             true => Effects::of_start(body),
             false => (Effects::of(body.strip_suffix(b"\0").unwrap_or(body)), None),
         };
         let mut effects = effects | suspect;
         let examined = body.len();
+        let ends = examined == header.body() && body.ends_with(b"\0");
         let mut resolved = None;
         if effects != Effects::NONE {
-            let text = body.to_vec();
+            let text = body.strip_suffix(b"\0").unwrap_or(body).to_vec();
             if self.must_hear_first(effects) {
                 return false;
             }
@@ -302,7 +324,11 @@ impl Session {
                 if self.sql_waits(lease) {
                     return false;
                 }
-                resolved = self.sql_resolve(&text, header.body() <= EXAMINED, effects, lease);
+                // Without its end it is malformed, or only its start.
+                resolved = match ends {
+                    true => self.sql_resolve(&text, effects, lease),
+                    false => None,
+                };
                 if resolved.as_ref().is_some_and(|resolved| resolved.exceeds(&self.statements)) {
                     self.client.skip(header.total, &mut lease.socket);
                     self.refuse_query(lease);
@@ -337,8 +363,9 @@ impl Session {
                 self.client.skip(HEADER + examined, &mut lease.socket);
                 let out = lease.socket.output();
                 out.put_u8(tag::QUERY);
-                out.put_u32((4 + resolved.text.len() + self.request_rest) as u32);
+                out.put_u32((4 + resolved.text.len() + 1 + self.request_rest) as u32);
                 out.put_slice(&resolved.text);
+                out.put_u8(0);
                 self.sql.run(resolved);
             }
             None => self.client.pass(HEADER + examined),
@@ -361,16 +388,6 @@ impl Session {
         }
         self.pins.add(effects.only(Effects::PINS));
         self.changes_parse |= effects.any(Effects::LOCAL | Effects::PARAMETERS | Effects::SUSPECT) || self.pins.pins();
-    }
-}
-
-/// How much of a message must be there before it can be handled: what [`Session::take_request`] looks at.
-fn needed(header: Header) -> usize {
-    match header.tag {
-        tag::DESCRIBE | tag::CLOSE => header.total,
-        tag::QUERY | tag::PARSE => header.total.min(EXAMINED + HEADER),
-        tag::BIND => header.total.min(LONGEST_NAMES),
-        _ => HEADER,
     }
 }
 

@@ -119,18 +119,12 @@ impl View<'_> {
 }
 
 impl Session {
-    /// Looks up the names in a text with these effects, or in the start of one. `None`: it cannot be read.
-    pub(super) fn sql_resolve(
-        &self,
-        text: &[u8],
-        is_whole: bool,
-        effects: Effects,
-        lease: &Lease,
-    ) -> Option<Box<Resolved>> {
+    /// Looks up the names in a text with these effects. `None`: it cannot be read.
+    pub(super) fn sql_resolve(&self, text: &[u8], effects: Effects, lease: &Lease) -> Option<Box<Resolved>> {
         if (self.pins | effects).any(PinReason::Strings.effect()) {
             return None;
         }
-        let mut resolved = Box::new(Resolved { lists: effects.any(Effects::LISTS) && is_whole, ..Resolved::default() });
+        let mut resolved = Box::new(Resolved { lists: effects.any(Effects::LISTS), ..Resolved::default() });
         let sets = effects.any(Effects::PARAMETERS | Effects::LOCAL | Effects::SUSPECT);
         let params = (self.knows_params(lease) && !sets).then(|| self.params.clone());
         let mut view = View { session: self, params, done: Vec::new(), cleared: false };
@@ -148,8 +142,6 @@ impl Session {
                     view.cleared = true;
                     continue;
                 }
-                // What is not there whole cannot be prepared elsewhere; it pins.
-                (Verb::Prepare, Meaning::Unknown) if !is_whole => continue,
                 (Verb::Prepare, Meaning::Unknown) => resolved.prepare(Statement::next_id(), text, &mention, &mut view),
                 (Verb::Prepare, Meaning::ToCome(other)) => resolved.prepare(other.id, text, &mention, &mut view),
                 (_, Meaning::Unknown) if mention.name.starts_with(prepared::prefix().as_bytes()) => {

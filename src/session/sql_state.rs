@@ -4,8 +4,7 @@
 use std::sync::Arc;
 
 use super::sql_names::{Deed, Resolved};
-use crate::error::SqlState;
-use crate::prepared::{self, Statement, quoted};
+use crate::prepared::{self, Statement};
 use crate::wire::backend::ErrorFields;
 
 /// What is under way.
@@ -51,15 +50,10 @@ impl Sql {
         self.kept.push((id, error));
     }
 
-    /// Why a text has failed, if that is because a statement could not be prepared for it: it lacks it, or its transaction
-    /// has failed with it.
+    /// Why a text has failed, if that is because a statement could not be prepared for it: it lacks it.
     pub(super) fn kept(&mut self, fields: &ErrorFields) -> Option<Vec<u8>> {
-        let is_failed = fields.code == SqlState::IN_FAILED_SQL_TRANSACTION.code();
-        let lacks = |id: u64| {
-            let name = quoted(&prepared::server_name(id));
-            fields.message.as_bytes().windows(name.len()).any(|window| window == name)
-        };
-        let at = self.kept.iter().position(|(id, _)| is_failed || lacks(*id))?;
+        let lacks = |id: u64| names(&fields.message, &prepared::server_name(id));
+        let at = self.kept.iter().position(|(id, _)| lacks(*id))?;
         Some(self.kept.swap_remove(at).1)
     }
 
@@ -102,5 +96,23 @@ impl Sql {
         let texts = self.running.iter().chain(self.bound.iter().map(|(_, resolved)| resolved));
         let need = texts.flat_map(|resolved| &resolved.needs).find(|need| need.statement.id == id);
         need.map_or(sent, |need| need.position(sent))
+    }
+}
+
+/// Whether a message has this server-side name in it, in whatever quotes its language has.
+fn names(message: &str, name: &[u8]) -> bool {
+    let message = message.as_bytes();
+    memchr::memmem::find_iter(message, name).any(|at| !message.get(at + name.len()).is_some_and(u8::is_ascii_digit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_found_in_any_quotes() {
+        assert!(names("vorbereitete Anweisung »pgf_12« existiert nicht", b"pgf_12"));
+        assert!(names("no pgf_123, but pgf_12", b"pgf_12"));
+        assert!(!names("prepared statement \"pgf_123\" does not exist", b"pgf_12"));
     }
 }

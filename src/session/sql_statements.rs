@@ -89,9 +89,7 @@ impl Session {
         let text = definition.split(|byte| *byte == 0).next().unwrap_or_default();
         let resolved = match portal {
             Some(_) => self.sql_resolve_bound(effects, text, lease),
-            None => {
-                self.sql_resolve(text, true, effects, lease).inspect(|resolved| self.sql_put_needs(resolved, lease))
-            }
+            None => self.sql_resolve(text, effects, lease).inspect(|resolved| self.sql_put_needs(resolved, lease)),
         };
         if let (Some(resolved), Unnamed::Version(version)) = (&resolved, lease.statements.unnamed)
             && !resolved.lists
@@ -132,7 +130,7 @@ impl Session {
 
     /// Before a statement that names others is described.
     pub(super) fn sql_describe(&mut self, statement: &Statement, lease: &mut Lease) {
-        match self.sql_resolve(statement.text(), true, Effects::NAMES, lease) {
+        match self.sql_resolve(statement.text(), Effects::NAMES, lease) {
             Some(resolved) => {
                 self.sql_put_needs(&resolved, lease);
                 self.sql_parse(statement, &resolved, lease);
@@ -142,7 +140,7 @@ impl Session {
     }
 
     fn sql_resolve_bound(&mut self, effects: Effects, text: &[u8], lease: &mut Lease) -> Option<Box<Resolved>> {
-        let resolved = self.sql_resolve(text, true, effects, lease);
+        let resolved = self.sql_resolve(text, effects, lease);
         match &resolved {
             Some(resolved) => {
                 let executed = self.sql_note(resolved, lease);
@@ -221,6 +219,12 @@ impl Session {
         }
         self.client.join(&mut lease.socket);
         let difference = self.difference(statement.params.as_ref(), lease);
+        // Whatever comes of it, the transaction that it is in goes on; what is prepared is not undone.
+        let is_within = lease.status == Status::Transaction;
+        if is_within {
+            let savepoint = format!("SAVEPOINT {}s", prepared::prefix());
+            self.sql_try_run(&[&savepoint], lease);
+        }
         let out = lease.socket.output();
         // A text that failed half-way may have left more than is known.
         put_named(out, tag::CLOSE, b'S', &statement.name);
@@ -233,7 +237,19 @@ impl Session {
         put_now(out, &difference);
         frontend::sync(out);
         self.pipeline.push(Expect::OwnTry(statement.id));
+        if is_within {
+            let name = format!("SAVEPOINT {}s", prepared::prefix());
+            self.sql_try_run(&[&format!("ROLLBACK TO {name}"), &format!("RELEASE {name}")], lease);
+        }
         self.note_prepared(statement, *runs, lease);
+    }
+
+    /// Statements of ours with a Sync of their own.
+    fn sql_try_run(&mut self, texts: &[&str], lease: &mut Lease) {
+        let out = lease.socket.output();
+        texts.iter().for_each(|text| put_run(out, text.as_bytes(), &[]));
+        frontend::sync(out);
+        self.pipeline.push(Expect::OwnTry(0));
     }
 
     /// Runs a statement of ours within the client's batch or transaction, leaving its unnamed statement and portal
@@ -347,11 +363,13 @@ fn forget_statements(lease: &mut Lease) {
 }
 
 /// Replies to what [`put_run`] puts, if all goes well and there are no rows.
-pub(super) const RUN_REPLIES: usize = 6;
+pub(super) const RUN_REPLIES: usize = 7;
 
-/// Runs a statement with text parameters, under a name of its own, which an earlier one that failed may have left.
+/// Runs a statement with text parameters, under a name of its own, which an earlier one that failed may have left, with
+/// its portal.
 pub(super) fn put_run(out: &mut BytesMut, text: &[u8], values: &[&str]) {
     let name = [prepared::prefix().as_bytes(), b"run"].concat();
+    put_named(out, tag::CLOSE, b'P', &name);
     put_named(out, tag::CLOSE, b'S', &name);
     put_parse(out, &name, &[text, &[0, 0, 0]].concat());
     backend::message(tag::BIND, out, |out| {

@@ -35,7 +35,7 @@ impl Token<'_> {
     pub(super) fn identifier(&self) -> Option<Vec<u8>> {
         match self {
             Token::Word(word) => Some(cut(word.to_ascii_lowercase())),
-            Token::Quoted(word) => Some(cut(unquote(word))),
+            Token::Quoted(word) if !word.is_empty() => Some(cut(unquote(word))),
             _ => None,
         }
     }
