@@ -155,3 +155,37 @@ fn a_replay_that_fails_undoes_nothing() -> Result {
         ],
     )
 }
+
+#[test]
+fn two_names_of_one_text_are_two_statements() -> Result {
+    let (cluster, proxy) = setup()?;
+    let both = Say::new().parse("a", "select 1", &[]).parse("b", "select 1", &[]).sync();
+    let script = |texts: &[&str]| texts.iter().fold(Script::new().say(both.clone()), |script, sql| script.query(sql));
+    let scripts = [
+        script(&["deallocate a; execute b", "execute b", "execute a"]),
+        script(&["deallocate a; deallocate b", "execute a", "execute b"]),
+        script(&["deallocate a; prepare a as select 2; execute b; deallocate a", "execute b"]),
+        script(&["deallocate a; select 1/0; execute b", "execute b", "execute a"]),
+        Script::new()
+            .say(both.clone())
+            .say(run("deallocate a").and(&Say::new().bind("", "b", &[]).execute("", 0)).sync())
+            .query("execute b"),
+    ];
+    agree(&cluster, &proxy, &scripts)?;
+    assert_eq!(pins(&proxy)?, 0.0, "{}", proxy.log());
+    Ok(())
+}
+
+#[test]
+fn a_query_in_an_open_batch_is_one_transaction_with_it() -> Result {
+    let (cluster, proxy) = setup()?;
+    let insert = run("insert into t values (1)");
+    agree_moved(
+        &cluster,
+        &proxy,
+        &[moved(
+            &["prepare p as select 1"],
+            Script::new().say(insert.query("execute p; select 1/0")).query("select count(*) from t").query("execute p"),
+        )],
+    )
+}

@@ -334,6 +334,12 @@ impl Session {
                     self.refuse_query(lease);
                     return true;
                 }
+                if let Some(resolved) = &resolved {
+                    self.sql_part(resolved);
+                    if self.sql_joins(resolved, lease) {
+                        return false;
+                    }
+                }
                 if resolved.is_none() {
                     effects.add(PinReason::Prepare.effect());
                 }

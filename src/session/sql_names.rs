@@ -23,6 +23,8 @@ pub(super) struct Resolved {
     pub(super) needs: Vec<Need>,
     /// What it does if all goes well, in the order of its command tags.
     pub(super) deeds: VecDeque<Deed>,
+    /// Names whose statement another one has deallocated, and those that they mean instead.
+    pub(super) parted: Vec<(Box<[u8]>, Arc<Statement>)>,
     /// Asks which statements there are: everything goes by the client's names.
     pub(super) lists: bool,
     /// It deallocates all.
@@ -90,6 +92,8 @@ struct View<'a> {
     done: Vec<(Vec<u8>, Option<Arc<Statement>>)>,
     /// It has deallocated all.
     cleared: bool,
+    /// What is deallocated by then, and the name.
+    gone: Vec<(Vec<u8>, u64)>,
 }
 
 /// What a name means.
@@ -127,7 +131,7 @@ impl Session {
         let mut resolved = Box::new(Resolved { lists: effects.any(Effects::LISTS), ..Resolved::default() });
         let sets = effects.any(Effects::PARAMETERS | Effects::LOCAL | Effects::SUSPECT);
         let params = (self.knows_params(lease) && !sets).then(|| self.params.clone());
-        let mut view = View { session: self, params, done: Vec::new(), cleared: false };
+        let mut view = View { session: self, params, done: Vec::new(), cleared: false, gone: self.sql.to_go() };
         let mut from = 0;
         let mentions = if effects.any(Effects::NAMES) { sql_names::mentions(text)? } else { Vec::new() };
         if mentions.len() > MOST {
@@ -152,6 +156,7 @@ impl Session {
                 }
                 (_, Meaning::Unknown) => continue,
                 (verb, Meaning::Known(statement)) => {
+                    let statement = resolved.parted(statement, &mention.name, &view);
                     resolved.needs.push(Need { statement: statement.clone(), runs: verb == Verb::Execute });
                     statement
                 }
@@ -159,6 +164,7 @@ impl Session {
             };
             if mention.verb == Verb::Deallocate {
                 resolved.deeds.push_back(Deed::Deallocate(mention.name.as_slice().into(), statement.id));
+                view.gone.push((mention.name.clone(), statement.id));
                 view.done.push((mention.name.clone(), None));
             }
             resolved.lists |= mention.verb == Verb::Execute && statement.effects.any(Effects::LISTS);
@@ -196,6 +202,19 @@ impl Resolved {
             }
         }
         names > 0 && !self.cleared && statements.exceeds(names, bytes)
+    }
+
+    /// A client's statement, or a copy of its own if this text has deallocated it by another name.
+    fn parted(&mut self, statement: Arc<Statement>, name: &[u8], view: &View<'_>) -> Arc<Statement> {
+        if let Some((_, own)) = self.parted.iter().find(|(parted, _)| **parted == *name) {
+            return own.clone();
+        }
+        if !view.gone.iter().any(|(gone, id)| *id == statement.id && gone != name) {
+            return statement;
+        }
+        let own = statement.to_private();
+        self.parted.push((name.into(), own.clone()));
+        own
     }
 
     /// A statement to come of this text.

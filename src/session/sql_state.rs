@@ -79,6 +79,16 @@ impl Sql {
         })
     }
 
+    /// What will be deallocated once what is bound has been executed, and by which name.
+    pub(super) fn to_go(&self) -> Vec<(Vec<u8>, u64)> {
+        let deeds = self.bound.iter().flat_map(|(_, resolved)| &resolved.deeds);
+        let gone = deeds.filter_map(|deed| match deed {
+            Deed::Deallocate(name, id) => Some((name.to_vec(), *id)),
+            Deed::Prepare(..) => None,
+        });
+        gone.collect()
+    }
+
     /// The client's name of a statement that a text under way names.
     pub(super) fn name(&self, id: u64) -> Option<&[u8]> {
         let texts = self.running.iter().chain(self.bound.iter().rev().map(|(_, resolved)| resolved));

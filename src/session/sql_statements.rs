@@ -22,7 +22,8 @@ use crate::wire::frontend as tag;
 use crate::wire::{HEADER, Header, split_cstr};
 
 impl Session {
-    /// Effects of the statements that a text executes, each noted with its own text.
+    /// What a text says about session state that it does not say itself: effects of the statements that it executes, each
+    /// noted with its own text.
     pub(super) fn sql_note(&mut self, resolved: &Resolved, lease: &mut Lease) -> Effects {
         let mut all = Effects::NONE;
         for Need { statement, .. } in resolved.needs.iter().filter(|need| need.runs) {
@@ -143,6 +144,7 @@ impl Session {
         let resolved = self.sql_resolve(text, effects, lease);
         match &resolved {
             Some(resolved) => {
+                self.sql_part(resolved);
                 let executed = self.sql_note(resolved, lease);
                 self.guard_sequences(executed, lease);
                 self.clears |= executed.any(Effects::CLEARS);
@@ -180,6 +182,28 @@ impl Session {
             self.barrier |= self.sql.execute(portal);
         }
         true
+    }
+
+    /// Two names of one statement part when a text deallocates one of them.
+    pub(super) fn sql_part(&mut self, resolved: &Resolved) {
+        for (name, statement) in &resolved.parted {
+            self.statements.insert(name, statement.clone());
+        }
+    }
+
+    /// Before a Query in a batch that has not ended. `true`: what it needs is put in front of it first, as part of that
+    /// batch; a Sync would end it.
+    pub(super) fn sql_joins(&mut self, resolved: &Resolved, lease: &mut Lease) -> bool {
+        let lacks = |need: &Need, lease: &mut Lease| match lease.statements.get(need.statement.id) {
+            Prepared::At(_) => false,
+            Prepared::Outdated => need.runs,
+            Prepared::Absent => true,
+        };
+        if !self.open_batch || resolved.lists || !resolved.needs.iter().any(|need| lacks(need, lease)) {
+            return false;
+        }
+        self.sql_put_needs(resolved, lease);
+        self.sql_waits(lease)
     }
 
     /// Before a Query with names. `true`: what they mean hangs on answers to come, or what they need cannot be put in
