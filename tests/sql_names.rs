@@ -49,6 +49,8 @@ fn agree_moved(cluster: &Cluster, proxy: &Proxy, programs: &[Moved]) -> Result {
         let mut client = proxy.target().connect()?;
         let at = |error| format!("program {number}: {error:?}");
         compare_answers(&before.run(&mut direct)?, &before.run(&mut client)?).map_err(at)?;
+        // What DDL brings about is over.
+        std::thread::sleep(Duration::from_millis(300));
         cluster.sql(&format!(
             "select pg_terminate_backend(pid, 5000) from pg_stat_activity where usename = 'app' and pid <> {pid}"
         ))?;
@@ -188,4 +190,37 @@ fn a_query_in_an_open_batch_is_one_transaction_with_it() -> Result {
             Script::new().say(insert.query("execute p; select 1/0")).query("select count(*) from t").query("execute p"),
         )],
     )
+}
+
+#[test]
+fn asking_which_statements_there_are_destroys_none() -> Result {
+    let (cluster, proxy) = setup()?;
+    let list = "select name from pg_prepared_statements order by name";
+    cluster.target().connect()?.value(
+        "create function prep() returns void language plpgsql as $$begin execute 'prepare h as select 1'; end$$",
+    )?;
+    let hidden = [
+        queries(&["begin", "do $$begin prepare h as select 1; end$$", list, "execute h", "rollback", "execute h"]),
+        queries(&["begin", "select prep()", list, "execute h", "rollback"]),
+        queries(&["do $$begin execute 'prepare h as select 1'; end$$; select name from pg_prepared_statements"])
+            .query("execute h"),
+        queries(&["select prep()", list, "execute h"]),
+    ];
+    agree(&cluster, &proxy, &hidden)?;
+    let session = Config::of(&cluster).top("pool_size = 2\npool_mode = \"session\"").start()?;
+    agree(&cluster, &session, &hidden)?;
+    let known = "select name from pg_prepared_statements where name <> 'p'";
+    let gone = [
+        // It is not listed any more.
+        queries(&["create table g (a int)", "prepare p as select * from g", "prepare q as select 2", "drop table g"])
+            .say(run(known).sync())
+            .query("begin")
+            .query(known)
+            .say(run(known).sync())
+            .query("execute q")
+            .query("commit")
+            .query(known)
+            .query("execute q"),
+    ];
+    agree(&cluster, &proxy, &gone)
 }

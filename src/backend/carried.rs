@@ -237,6 +237,18 @@ impl Backend {
         frontend::query("DISCARD SEQUENCES", self.socket.output())
     }
 
+    /// Appends what closes our own statements, and returns how many messages that takes.
+    pub fn put_close_own(&mut self) -> usize {
+        self.forget_own_statements();
+        let all = [&RESETTER, &SETTER, &LOCAL_SETTER, &SHOWER, &PARAMETERS, &PINS];
+        let out = self.socket.output();
+        for own in all {
+            // The name is short.
+            let _ = frontend::close(b'S', &own.name, out);
+        }
+        all.len()
+    }
+
     /// Our own statements are gone with all others.
     pub fn forget_own_statements(&mut self) {
         self.has_setters = false;

@@ -104,6 +104,11 @@ impl BackendStatements {
         self.prepared.clear();
     }
 
+    /// The ids of all.
+    pub fn ids(&self) -> Vec<u64> {
+        self.prepared.iter().map(|(id, _)| *id).collect()
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.prepared.len()

@@ -17,6 +17,7 @@ mod requests;
 mod settle;
 mod sharing;
 mod sql_names;
+mod sql_own;
 mod sql_state;
 mod sql_statements;
 mod state;

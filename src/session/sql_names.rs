@@ -172,19 +172,12 @@ impl Session {
             from = mention.at.end;
         }
         resolved.text.extend_from_slice(text.get(from..)?);
-        resolved.lists &= self.sql_can_list();
         resolved.cleared = view.cleared;
         if resolved.lists {
             resolved.text = text.to_vec();
             resolved.places.clear();
         }
         Some(resolved)
-    }
-
-    /// Whether all statements of the backend may be deallocated: none is the client's that we do not know of.
-    fn sql_can_list(&self) -> bool {
-        let unknown = [PinReason::Prepare, PinReason::Strings, PinReason::Large, PinReason::Hidden];
-        !unknown.iter().any(|reason| self.pins.any(reason.effect()))
     }
 }
 

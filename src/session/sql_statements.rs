@@ -58,7 +58,8 @@ impl Session {
     /// The same, for a text that is about to be executed.
     pub(super) fn sql_prepare(&mut self, resolved: &Resolved, lease: &mut Lease) {
         if resolved.lists {
-            return self.sql_list(false, lease);
+            // A Sync of ours must end nothing.
+            return self.sql_list(!self.bound && self.pipeline.is_empty(), lease);
         }
         // For what it will have prepared.
         self.make_room(lease);
@@ -225,7 +226,7 @@ impl Session {
     /// the Query part of a transaction (since PostgreSQL 18), and an error would have it skipped.
     pub(super) fn sql_try_all(&mut self, resolved: &Resolved, lease: &mut Lease) {
         if resolved.lists {
-            return self.sql_list(true, lease);
+            return self.sql_list(!self.open_batch, lease);
         }
         self.make_room(lease);
         // A failed transaction takes nothing; what the text says is refused likewise.
@@ -244,11 +245,7 @@ impl Session {
         self.client.join(&mut lease.socket);
         let difference = self.difference(statement.params.as_ref(), lease);
         // Whatever comes of it, the transaction that it is in goes on; what is prepared is not undone.
-        let is_within = lease.status == Status::Transaction;
-        if is_within {
-            let savepoint = format!("SAVEPOINT {}s", prepared::prefix());
-            self.sql_try_run(&[&savepoint], lease);
-        }
+        self.sql_save(lease);
         let out = lease.socket.output();
         // A text that failed half-way may have left more than is known.
         put_named(out, tag::CLOSE, b'S', &statement.name);
@@ -261,11 +258,23 @@ impl Session {
         put_now(out, &difference);
         frontend::sync(out);
         self.pipeline.push(Expect::OwnTry(statement.id));
-        if is_within {
+        self.sql_restore(lease);
+        self.note_prepared(statement, *runs, lease);
+    }
+
+    /// In front of what may fail, within a transaction.
+    pub(super) fn sql_save(&mut self, lease: &mut Lease) {
+        if lease.status == Status::Transaction {
+            self.sql_try_run(&[&format!("SAVEPOINT {}s", prepared::prefix())], lease);
+        }
+    }
+
+    /// Behind it.
+    pub(super) fn sql_restore(&mut self, lease: &mut Lease) {
+        if lease.status == Status::Transaction {
             let name = format!("SAVEPOINT {}s", prepared::prefix());
             self.sql_try_run(&[&format!("ROLLBACK TO {name}"), &format!("RELEASE {name}")], lease);
         }
-        self.note_prepared(statement, *runs, lease);
     }
 
     /// Statements of ours with a Sync of their own.
@@ -291,7 +300,9 @@ impl Session {
 
     /// The tag of a `PREPARE` or `DEALLOCATE` has come.
     pub(super) fn sql_done(&mut self, lease: &mut Lease) {
+        let listed = self.sql.running.as_ref().is_some_and(|running| running.lists);
         match self.sql.running.as_mut().and_then(|running| running.deeds.pop_front()) {
+            Some(Deed::Prepare(name, statement)) if listed => self.statements.insert(&name, statement),
             Some(Deed::Prepare(name, statement)) => {
                 // Not before: the text may not have got so far, or have taken all that there was.
                 lease.statements.insert(statement.id, self.pool.schema.load(Ordering::Relaxed));
@@ -319,55 +330,8 @@ impl Session {
             // Portals end with their transaction.
             self.sql_failed();
         }
-        if self.sql.listed && lease.status != Status::Failed {
+        if self.sql.listed {
             self.sql_unlist(lease);
-        }
-    }
-
-    /// Before a text that asks which prepared statements there are: the client's own, under its own names, and no others.
-    /// Rare enough that all that the backend has is thrown away for it, and once more behind it. `synced`: each with a
-    /// Sync of its own.
-    fn sql_list(&mut self, synced: bool, lease: &mut Lease) {
-        if lease.status == Status::Failed {
-            return;
-        }
-        self.client.join(&mut lease.socket);
-        forget_statements(lease);
-        self.sql.listed = true;
-        // Until it is undone, whoever gets this backend must not find them.
-        lease.residue.add(PinReason::Prepare.effect());
-        let out = lease.socket.output();
-        put_run(out, DEALLOCATE_ALL, &[]);
-        let mut expected = vec![Expect::OwnRun(0, RUN_REPLIES)];
-        for (name, statement) in self.statements.iter() {
-            if synced {
-                frontend::sync(out);
-            }
-            expected.push(if statement.sql.is_some() {
-                put_run(out, statement.text(), &[]);
-                Expect::OwnRun(0, RUN_REPLIES)
-            } else {
-                put_parse(out, name, &statement.definition);
-                Expect::OwnParse(0)
-            });
-        }
-        if synced {
-            frontend::sync(out);
-        }
-        for expect in expected {
-            self.pipeline.push(if synced { Expect::OwnTry(0) } else { expect });
-        }
-    }
-
-    fn sql_unlist(&mut self, lease: &mut Lease) {
-        self.client.join(&mut lease.socket);
-        put_run(lease.socket.output(), DEALLOCATE_ALL, &[]);
-        frontend::sync(lease.socket.output());
-        self.pipeline.push(Expect::Prefix);
-        forget_statements(lease);
-        self.sql.listed = false;
-        if !self.pins.any(PinReason::Prepare.effect()) {
-            lease.residue.remove(PinReason::Prepare.effect());
         }
     }
 }
@@ -376,14 +340,6 @@ impl Session {
 fn spelled(definition: &[u8], resolved: &Resolved) -> Vec<u8> {
     let types = definition.iter().position(|byte| *byte == 0).and_then(|end| definition.get(end..));
     [&resolved.text[..], types.unwrap_or_default()].concat()
-}
-
-const DEALLOCATE_ALL: &[u8] = b"DEALLOCATE ALL";
-
-/// The backend has none, ours included.
-fn forget_statements(lease: &mut Lease) {
-    lease.statements.clear();
-    lease.forget_own_statements();
 }
 
 /// Replies to what [`put_run`] puts, if all goes well and there are no rows.

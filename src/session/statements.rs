@@ -249,7 +249,7 @@ impl Session {
         let portal = portal.to_vec();
         let own = if is_sql { name.to_vec() } else { Vec::new() };
         let effects = statement.effects | self.suspicion(&statement.definition);
-        if self.must_hear_first(effects) {
+        if self.must_hear_first(effects) || effects.any(Effects::LISTS) && self.sql_waits(lease) {
             return false;
         }
         self.note_bound(effects, &statement.definition, lease);
@@ -280,7 +280,7 @@ impl Session {
                 self.undecided = true;
                 return false;
             }
-            if self.must_hear_first(effects) {
+            if self.must_hear_first(effects) || effects.any(Effects::LISTS) && self.sql_waits(lease) {
                 return false;
             }
             self.note_bound(effects, &definition, lease);
