@@ -50,7 +50,7 @@ fn agree_moved(cluster: &Cluster, proxy: &Proxy, programs: &[Moved]) -> Result {
         let at = |error| format!("program {number}: {error:?}");
         compare_answers(&before.run(&mut direct)?, &before.run(&mut client)?).map_err(at)?;
         // What DDL brings about is over.
-        std::thread::sleep(Duration::from_millis(300));
+        std::thread::sleep(Duration::from_millis(600));
         cluster.sql(&format!(
             "select pg_terminate_backend(pid, 5000) from pg_stat_activity where usename = 'app' and pid <> {pid}"
         ))?;
@@ -140,19 +140,13 @@ fn a_replay_that_fails_undoes_nothing() -> Result {
             moved(&before, queries(&["begin", "insert into t values (3)", "commit; execute p", "delete from t"])),
             moved(
                 &before,
-                queries(&[
-                    "begin",
-                    "insert into t values (3)",
-                    "savepoint s",
-                    "select 1/0",
-                    "rollback to s; execute q",
-                ])
-                .query("rollback to s")
-                .query("savepoint s2; execute q")
-                .query("execute p")
-                .query("rollback to s2")
-                .query("commit")
-                .query("delete from t"),
+                queries(&["begin", "insert into t values (3)", "savepoint s", "rollback to s; execute q"])
+                    .query("rollback to s")
+                    .query("savepoint s2; execute q")
+                    .query("execute p")
+                    .query("rollback to s2")
+                    .query("commit")
+                    .query("delete from t"),
             ),
         ],
     )
@@ -223,4 +217,65 @@ fn asking_which_statements_there_are_destroys_none() -> Result {
             .query("execute q"),
     ];
     agree(&cluster, &proxy, &gone)
+}
+
+#[test]
+fn a_name_is_found_wherever_it_stands_in_a_long_text() -> Result {
+    let (cluster, proxy) = setup()?;
+    let long = |length: usize, end: &str| format!("select length('{}'); {end}", "x".repeat(length));
+    let mut scripts = vec![queries(&[
+        "prepare p as select 1",
+        &long(70_000, "execute p"),
+        &long(500_000, "prepare q as select 2"),
+        "execute q",
+        &long(70_000, "deallocate p"),
+        "execute p",
+    ])];
+    for cut in 65_500..65_540 {
+        scripts.push(queries(&["prepare pppppp as select 1", &long(cut - 30, "execute pppppp")]));
+    }
+    agree(&cluster, &proxy, &scripts)?;
+    assert_eq!(pins(&proxy)?, 0.0, "{}", proxy.log());
+    let scripts = [
+        // Longer, it is pinned to a backend that has what it names.
+        queries(&["prepare p (text) as select length($1)"])
+            .query(&format!("execute p('{}')", "x".repeat(1_100_000)))
+            .query("execute p('a')"),
+        queries(&["prepare p (text) as select length($1)"])
+            .say(run(&format!("execute p('{}')", "x".repeat(1_100_000))).sync())
+            .query("execute p('a')"),
+    ];
+    agree(&cluster, &proxy, &scripts)
+}
+
+#[test]
+fn a_text_that_cannot_be_read_finds_what_was_prepared_before() -> Result {
+    let (cluster, proxy) = setup()?;
+    let named = Say::new().parse("s", "select 7", &[]).sync();
+    let uses = |name: &str| Say::new().bind("", name, &[]).execute("", 0).sync();
+    let scripts =
+        ["set standard_conforming_strings = off", "set client_encoding = 'SJIS'", "execute U&\"p\""].map(|sql| {
+            queries(&["prepare p as select 1"])
+                .say(named.clone())
+                .query(sql)
+                .query("execute p")
+                .say(run("execute s").sync())
+                .say(uses("p"))
+                .query("begin; deallocate s; prepare q as select 3; commit")
+                .say(uses("s"))
+                .say(uses("q"))
+                .say(named.clone())
+                .query("execute s; execute q")
+                .say(Say::new().close_statement("q").sync())
+                .query("execute q")
+                .query("set standard_conforming_strings = on; set client_encoding = 'UTF8'")
+                .query("execute p; execute q")
+                .query("deallocate all")
+                .query("execute p")
+                .query("prepare p as select 5")
+                .query("execute p")
+                .say(named.clone())
+                .say(uses("s"))
+        });
+    agree(&cluster, &proxy, &scripts)
 }

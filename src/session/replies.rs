@@ -331,6 +331,7 @@ impl Session {
                 self.open.confirm();
                 self.forget_statements(lease);
                 self.pins.keep(Effects::INDELIBLE);
+                self.sql.own = false;
                 self.pins.add(super::state::login_effects(&self.params));
                 lease.residue.keep(Effects::INDELIBLE | Effects::PARAMETERS);
                 self.listening.shared = None;
@@ -358,7 +359,7 @@ impl Session {
 
     /// Ends a pin, unless the same text may have made it anew.
     fn unpin(&mut self, reason: PinReason) {
-        if !self.clearing.any(reason.effect()) {
+        if !self.clearing.any(reason.effect()) && !(self.sql.own && reason == PinReason::Prepare) {
             self.pins.remove(reason.effect());
         }
     }

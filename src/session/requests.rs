@@ -305,6 +305,9 @@ impl Session {
 
     fn query(&mut self, header: Header, lease: &mut Lease) -> bool {
         self.open.mix();
+        if self.pins.any(PinReason::Strings.effect()) && !self.sql_own(lease) {
+            return false;
+        }
         let Some(body) = self.examined(header) else { return false };
         let suspect = self.suspicion(body);
         let (effects, rest) = match header.body() > body.len() {
@@ -320,7 +323,7 @@ impl Session {
             if self.must_hear_first(effects) {
                 return false;
             }
-            if effects.any(Effects::STATEMENTS) {
+            if effects.any(Effects::STATEMENTS) && !self.sql.own {
                 if self.sql_waits(lease) {
                     return false;
                 }
@@ -341,8 +344,14 @@ impl Session {
                     }
                 }
                 if resolved.is_none() {
+                    if !self.sql_own(lease) {
+                        return false;
+                    }
                     effects.add(PinReason::Prepare.effect());
                 }
+            }
+            if effects.any(Effects::LISTS) {
+                self.sql_hide_own(lease);
             }
             self.note_effects(effects, &text, lease);
             if let Some(resolved) = &resolved {

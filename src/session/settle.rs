@@ -194,6 +194,9 @@ impl Session {
         if let Some(pins) = carried.pins {
             self.pins.remove(Effects::ASKABLE);
             self.pins.add(pins);
+            if self.sql.own {
+                self.pins.add(PinReason::Prepare.effect());
+            }
             self.pins.add(login_effects(&self.params));
             lease.residue.remove(Effects::ASKABLE);
             lease.residue.add(pins);

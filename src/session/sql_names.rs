@@ -123,9 +123,15 @@ impl View<'_> {
 }
 
 impl Session {
+    /// Whether the names in a text with these effects can be read.
+    pub(super) fn sql_can_read(&self, text: &[u8], effects: Effects) -> bool {
+        !(self.pins | effects).any(PinReason::Strings.effect())
+            && (!effects.any(Effects::NAMES) || readable(text).is_some())
+    }
+
     /// Looks up the names in a text with these effects. `None`: it cannot be read.
     pub(super) fn sql_resolve(&self, text: &[u8], effects: Effects, lease: &Lease) -> Option<Box<Resolved>> {
-        if (self.pins | effects).any(PinReason::Strings.effect()) {
+        if self.sql.own || (self.pins | effects).any(PinReason::Strings.effect()) {
             return None;
         }
         let mut resolved = Box::new(Resolved { lists: effects.any(Effects::LISTS), ..Resolved::default() });
@@ -133,10 +139,7 @@ impl Session {
         let params = (self.knows_params(lease) && !sets).then(|| self.params.clone());
         let mut view = View { session: self, params, done: Vec::new(), cleared: false, gone: self.sql.to_go() };
         let mut from = 0;
-        let mentions = if effects.any(Effects::NAMES) { sql_names::mentions(text)? } else { Vec::new() };
-        if mentions.len() > MOST {
-            return None;
-        }
+        let mentions = if effects.any(Effects::NAMES) { readable(text)? } else { Vec::new() };
         for mention in mentions {
             resolved.text.extend_from_slice(text.get(from..mention.at.start)?);
             from = mention.at.start;
@@ -230,6 +233,11 @@ impl Resolved {
         let name = mention.name.as_slice().into();
         self.places.push(Place { end: characters(&self.text), added, id: statement.id, name });
     }
+}
+
+/// The names in a text, if they can be read.
+fn readable(text: &[u8]) -> Option<Vec<Mention>> {
+    sql_names::mentions(text).filter(|mentions| mentions.len() <= MOST)
 }
 
 /// How many characters longer a text gets by this name in the place of the client's.

@@ -16,6 +16,8 @@ pub(super) struct Sql {
     pub(super) bound: Vec<(Box<[u8]>, Box<Resolved>)>,
     /// The client's statements are on the backend under its own names: see `sql_list`.
     pub(super) listed: bool,
+    /// For good: see `sql_own`.
+    pub(super) own: bool,
     /// Statements that could not be prepared for the text that runs, and why: it fails for the same reason when it comes
     /// to them.
     kept: Vec<(u64, Vec<u8>)>,

@@ -17,6 +17,9 @@ use crate::wire::{HEADER, Header};
 
 impl Session {
     pub(super) fn parse(&mut self, header: Header, lease: &mut Lease) -> bool {
+        if (header.body() > LARGEST_PARSE || self.pins.any(PinReason::Strings.effect())) && !self.sql_own(lease) {
+            return false;
+        }
         if header.body() > LARGEST_PARSE {
             self.note_effects(PinReason::Large.effect() | Effects::UNSEEN, b"Parse", lease);
             lease.statements.unnamed = Unnamed::Unknown;
@@ -35,6 +38,11 @@ impl Session {
         };
         if parse.name.is_empty() {
             self.parse_unnamed(header, lease);
+        } else if self.sql.own {
+            let text = parse.text.to_vec();
+            self.note_own(Effects::of(&text), &text, lease);
+            self.pipeline.push(Expect::Parse(Parsed::Verbatim));
+            self.pass_request(header);
         } else {
             if self.must_wait(parse.name) {
                 self.undecided = true;
@@ -241,6 +249,10 @@ impl Session {
             return self.pass_unknown(header, at, Expect::Bind(0));
         };
         let is_sql = statement.effects.any(Effects::STATEMENTS);
+        if is_sql && !self.sql_can_read(statement.text(), statement.effects) && lease.status != Status::Failed {
+            // By the client's own name from now on.
+            return self.sql_own(lease) && self.bind(header, lease);
+        }
         if self.pipeline.parse_hangs(statement.id) || is_sql && !self.pipeline.is_certain() {
             self.undecided = true;
             return false;
@@ -275,7 +287,11 @@ impl Session {
 
     fn bind_unnamed(&mut self, header: Header, lease: &mut Lease) -> bool {
         if let Some((effects, definition)) = self.unnamed_of(lease) {
-            let is_sql = effects.any(Effects::STATEMENTS);
+            let is_sql = effects.any(Effects::STATEMENTS) && !self.sql.own;
+            let text = || definition.split(|byte| *byte == 0).next().unwrap_or_default();
+            if is_sql && !self.sql_can_read(text(), effects) && !self.sql_own(lease) {
+                return false;
+            }
             if is_sql && !self.pipeline.is_certain() {
                 self.undecided = true;
                 return false;
