@@ -279,3 +279,53 @@ fn a_text_that_cannot_be_read_finds_what_was_prepared_before() -> Result {
         });
     agree(&cluster, &proxy, &scripts)
 }
+
+#[test]
+fn many_names_in_one_text_leave_nothing_behind() -> Result {
+    let (_cluster, proxy) = setup()?;
+    for count in [90, 1_500] {
+        let mut client = proxy.target().connect()?;
+        let text = |verb: &str, end: &dyn Fn(usize) -> String| -> String {
+            (0..count).map(|number| format!("{verb} q{number}{};", end(number))).collect()
+        };
+        for _ in 0..8 {
+            client.value(&text("prepare", &|number| format!(" as select {number} as many")))?;
+            assert_eq!(client.value(&text("execute", &|_| String::new()))?, "0");
+            client.value(&text("deallocate", &|_| String::new()))?;
+        }
+        client.value(&text("prepare", &|number| format!(" as select {number} as many")))?;
+        drop(client);
+        std::thread::sleep(Duration::from_millis(200));
+        finds_none(&proxy, "%as many%")?;
+    }
+    Ok(())
+}
+
+#[test]
+fn nobody_finds_what_another_client_has_left() -> Result {
+    let (_cluster, proxy) = setup()?;
+    for round in 0..6 {
+        let mut client = proxy.target().connect()?;
+        client.value("prepare p as select 'a secret'")?;
+        let mut other = proxy.target().connect()?;
+        other.value("begin")?;
+        client.value("execute p")?;
+        client.ask(&Say::new().parse("x", "execute p /* a secret */", &[]).bind("", "x", &[]).execute("", 0).sync())?;
+        match round % 3 {
+            0 => client.value("deallocate p; deallocate x").map(drop)?,
+            1 => {
+                client.ask(&Say::new().close_statement("p").close_statement("x").sync())?;
+            }
+            _ => {}
+        }
+        if round % 2 == 0 {
+            drop(client);
+        }
+        drop(other);
+        std::thread::sleep(Duration::from_millis(100));
+        if round % 2 == 0 || round % 3 != 2 {
+            finds_none(&proxy, "%a secret%")?;
+        }
+    }
+    Ok(())
+}

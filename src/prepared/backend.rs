@@ -1,7 +1,12 @@
 //! Which statements one backend has: those prepared under server-side names, and whose unnamed statement it holds.
 
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+
 use foldhash::fast::RandomState;
 use hashlink::LruCache;
+
+use super::{GONE, Private, Statement};
 
 /// Statements kept per backend; the least recently used is closed to make room.
 const CAPACITY: usize = 500;
@@ -34,15 +39,27 @@ pub enum Prepared {
 /// The statements of one backend.
 #[derive(Debug)]
 pub struct BackendStatements {
-    /// Id -> the pool's count of schema changes when it was parsed.
-    prepared: LruCache<u64, u64, RandomState>,
+    /// By their ids.
+    prepared: LruCache<u64, Parsed, RandomState>,
+    /// How many private ones were gone when that was last looked for.
+    gone: u64,
     /// The unnamed one.
     pub unnamed: Unnamed,
 }
 
+/// One of them.
+#[derive(Debug)]
+struct Parsed {
+    /// The pool's count of schema changes when it was parsed.
+    schema: u64,
+    /// That the one client which has it does so.
+    private: Option<Weak<Private>>,
+}
+
 impl Default for BackendStatements {
     fn default() -> Self {
-        Self { prepared: LruCache::with_hasher(usize::MAX, RandomState::default()), unnamed: Unnamed::Absent }
+        let prepared = LruCache::with_hasher(usize::MAX, RandomState::default());
+        Self { prepared, gone: 0, unnamed: Unnamed::Absent }
     }
 }
 
@@ -52,21 +69,39 @@ impl BackendStatements {
     pub fn get(&mut self, id: u64) -> Prepared {
         match self.prepared.get(&id) {
             None => Prepared::Absent,
-            Some(&OUTDATED) => Prepared::Outdated,
-            Some(&schema) => Prepared::At(schema),
+            Some(&Parsed { schema: OUTDATED, .. }) => Prepared::Outdated,
+            Some(&Parsed { schema, .. }) => Prepared::At(schema),
         }
     }
 
     /// Notes that it was parsed under settings that held for a transaction only: it must be parsed anew.
     pub fn outdate(&mut self, id: u64) {
-        if let Some(schema) = self.prepared.get_mut(&id) {
-            *schema = OUTDATED;
+        if let Some(parsed) = self.prepared.get_mut(&id) {
+            parsed.schema = OUTDATED;
         }
     }
 
     /// Notes a Parse.
-    pub fn insert(&mut self, id: u64, schema: u64) {
-        self.prepared.insert(id, schema);
+    pub fn insert(&mut self, statement: &Statement, schema: u64) {
+        let private = statement.private.as_ref().map(Arc::downgrade);
+        self.prepared.insert(statement.id, Parsed { schema, private });
+    }
+
+    /// Takes out those that no client has any more.
+    #[inline]
+    pub fn take_abandoned(&mut self) -> Vec<u64> {
+        let gone = GONE.load(Ordering::Acquire);
+        if gone == self.gone { Vec::new() } else { self.look_for_abandoned(gone) }
+    }
+
+    #[cold]
+    fn look_for_abandoned(&mut self, gone: u64) -> Vec<u64> {
+        self.gone = gone;
+        let is_gone = |parsed: &Parsed| parsed.private.as_ref().is_some_and(|private| private.strong_count() == 0);
+        let abandoned: Vec<u64> =
+            self.prepared.iter().filter(|(_, parsed)| is_gone(parsed)).map(|(id, _)| *id).collect();
+        abandoned.iter().for_each(|id| self.remove(*id));
+        abandoned
     }
 
     /// The next statement that must be closed to make room.
@@ -89,7 +124,7 @@ impl BackendStatements {
     pub fn restore(&mut self, id: u64) -> bool {
         let room = self.prepared.len() < 2 * CAPACITY;
         if room {
-            self.prepared.insert(id, OUTDATED);
+            self.prepared.insert(id, Parsed { schema: OUTDATED, private: None });
         }
         room
     }
@@ -124,20 +159,36 @@ impl BackendStatements {
 mod tests {
     use super::*;
 
+    fn statements(count: usize) -> Vec<Arc<Statement>> {
+        (0..count).map(|_| Statement::private(b"select 1\0\0\0"[..].into(), b"select 1", None)).collect()
+    }
+
     #[test]
     fn the_least_recently_used_makes_room() {
-        let mut statements = BackendStatements::default();
-        for id in 0..CAPACITY as u64 {
-            statements.insert(id, 0);
-            assert_eq!(statements.surplus(), None);
+        let all = statements(CAPACITY + 1);
+        let mut there = BackendStatements::default();
+        for statement in &all[..CAPACITY] {
+            there.insert(statement, 0);
+            assert_eq!(there.surplus(), None);
         }
-        assert_eq!(statements.get(0), Prepared::At(0));
-        statements.insert(9_999, 3);
-        assert_eq!((statements.surplus(), statements.surplus()), (Some(1), None));
-        assert_eq!(statements.get(1), Prepared::Absent);
-        assert_eq!(statements.get(9_999), Prepared::At(3));
-        statements.outdate(9_999);
-        assert_eq!(statements.get(9_999), Prepared::Outdated);
-        assert_eq!(statements.len(), CAPACITY);
+        assert_eq!(there.get(all[0].id), Prepared::At(0));
+        there.insert(&all[CAPACITY], 3);
+        assert_eq!((there.surplus(), there.surplus()), (Some(all[1].id), None));
+        assert_eq!(there.get(all[1].id), Prepared::Absent);
+        assert_eq!(there.get(all[CAPACITY].id), Prepared::At(3));
+        there.outdate(all[CAPACITY].id);
+        assert_eq!(there.get(all[CAPACITY].id), Prepared::Outdated);
+        assert_eq!(there.len(), CAPACITY);
+    }
+
+    #[test]
+    fn what_no_client_has_any_more_is_found_once() {
+        let mut all = statements(3);
+        let mut there = BackendStatements::default();
+        all.iter().for_each(|statement| there.insert(statement, 0));
+        let gone = all.remove(1).id;
+        assert_eq!(there.take_abandoned(), [gone]);
+        assert_eq!((there.get(gone), there.len()), (Prepared::Absent, 2));
+        assert!(there.take_abandoned().is_empty());
     }
 }

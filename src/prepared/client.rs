@@ -149,7 +149,7 @@ impl ClientStatements {
 
     /// The client's settings change; they were these. Everything has been answered.
     pub fn leave(&mut self, params: &Arc<Params>) {
-        for named in self.named.values_mut().filter(|named| named.statement.shared) {
+        for named in self.named.values_mut().filter(|named| named.statement.private.is_none()) {
             named.statement = named.statement.to_private();
         }
         if let Some(unnamed) = self.unnamed.as_mut().filter(|unnamed| matches!(unnamed.under, Under::Present)) {

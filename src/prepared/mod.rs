@@ -27,12 +27,25 @@ pub struct Statement {
     pub definition: Arc<[u8]>,
     /// What its text says about session state.
     pub effects: Effects,
-    /// All clients of the pool with the same settings have it.
-    pub shared: bool,
+    /// It is one client's; otherwise all clients of the pool with the same settings have it.
+    pub private: Option<Arc<Private>>,
     /// It was made by SQL `PREPARE`, which is its text then.
     pub sql: Option<Prepare>,
     /// What was in force when it was parsed; `None`: something that held for that transaction only.
     pub params: Option<Arc<Params>>,
+}
+
+/// That one client has a statement: once it is gone, with its name or with the client, so is this.
+#[derive(Debug)]
+pub struct Private(());
+
+/// How many of them have gone.
+static GONE: AtomicU64 = AtomicU64::new(0);
+
+impl Drop for Private {
+    fn drop(&mut self) {
+        GONE.fetch_add(1, Ordering::Release);
+    }
 }
 
 /// Where SQL's `PREPARE` of a statement stood.
@@ -98,7 +111,7 @@ impl Registry {
             return statement.clone();
         }
         let statement = Arc::new(Statement {
-            shared: true,
+            private: None,
             ..Statement::new(key.1.clone(), Effects::of(text), Some(params.clone()))
         });
         known.bytes += definition.len();
@@ -119,7 +132,15 @@ impl Statement {
 
     fn new(definition: Arc<[u8]>, effects: Effects, params: Option<Arc<Params>>) -> Self {
         let id = Self::next_id();
-        Statement { id, name: server_name(id), definition, effects, shared: false, sql: None, params }
+        Statement {
+            id,
+            name: server_name(id),
+            definition,
+            effects,
+            private: Some(Arc::new(Private(()))),
+            sql: None,
+            params,
+        }
     }
 
     /// The same, of which no other client's settings change the meaning: PostgreSQL analyses a statement anew under those
@@ -134,7 +155,8 @@ impl Statement {
         // They are of the PREPARE, not of what it prepares.
         effects.remove(Effects::NAMES.with(Effects::CLEARS));
         let definition = [text, &[0, 0, 0]].concat().into();
-        Arc::new(Statement { id, name: server_name(id), definition, effects, shared: false, sql: Some(sql), params })
+        let private = Some(Arc::new(Private(())));
+        Arc::new(Statement { id, name: server_name(id), definition, effects, private, sql: Some(sql), params })
     }
 
     /// An id for a statement to come.

@@ -8,6 +8,7 @@ use std::task::Poll;
 
 use super::pipeline::Expect;
 use super::replies::Lost;
+use super::sql_state::Sql;
 use super::{BACKLOG, End, Outcome, Session, limits, shutting_down};
 use crate::activity::State;
 use crate::backend::Unfinished;
@@ -17,6 +18,7 @@ use crate::error::{Error, Side, SqlState};
 use crate::listen::Start;
 use crate::metrics::metrics;
 use crate::pool::Lease;
+use crate::prepared::ClientStatements;
 use crate::track::{Effects, PinReason};
 use crate::wire::backend::Status;
 
@@ -123,6 +125,7 @@ impl Session {
         if lease.foreign_sequences && self.pool.sequences.load(Ordering::Relaxed) {
             self.discard_sequences(&mut lease).map_err(|error| cannot_put(&error))?;
         }
+        self.close_abandoned(&mut lease);
         self.put_params(&mut lease).map_err(|error| cannot_put(&error))?;
         self.handle.attach(&lease.identity);
         self.timing.serve(lease.since());
@@ -192,6 +195,9 @@ impl Session {
         // Whole messages are still forwarded: the other side must be where we think it is.
         lease.socket.join(&mut self.client);
         self.client.join(&mut lease.socket);
+        // Nobody has them any more, also while the client is told goodbye.
+        self.statements = ClientStatements::default();
+        self.sql = Sql::default();
         Some(match outcome {
             Outcome::Done => return None,
             Outcome::ClientGone(polite) => {

@@ -160,14 +160,14 @@ impl Session {
     fn sql_parse(&mut self, statement: &Statement, resolved: &Resolved, lease: &mut Lease) {
         let definition = spelled(&statement.definition, resolved).into();
         lease.statements.outdate(statement.id);
-        let Statement { id, ref name, effects, ref params, .. } = *statement;
+        let Statement { id, ref name, effects, ref params, ref private, .. } = *statement;
         self.ensure_prepared(
             &Statement {
                 id,
                 name: name.clone(),
                 definition,
                 effects,
-                shared: false,
+                private: private.clone(),
                 sql: None,
                 params: params.clone(),
             },
@@ -305,7 +305,7 @@ impl Session {
             Some(Deed::Prepare(name, statement)) if listed => self.statements.insert(&name, statement),
             Some(Deed::Prepare(name, statement)) => {
                 // Not before: the text may not have got so far, or have taken all that there was.
-                lease.statements.insert(statement.id, self.pool.schema.load(Ordering::Relaxed));
+                lease.statements.insert(&statement, self.pool.schema.load(Ordering::Relaxed));
                 self.statements.insert(&name, statement);
             }
             Some(Deed::Deallocate(name, id)) => {

@@ -114,7 +114,7 @@ impl Session {
         }
         put_parse(lease.socket.output(), &statement.name, parse.definition);
         self.pipeline.push(Expect::Parse(Parsed::Named(parse.name.into(), statement.id)));
-        self.remember_prepared(statement.id, schema, lease);
+        self.remember_prepared(&statement, schema, lease);
     }
 
     /// Sees to it that a statement's name is taken on this backend, whatever it means.
@@ -156,14 +156,14 @@ impl Session {
             // What it means here, it means for this transaction only.
             self.local_parses.push(statement.id);
         }
-        self.remember_prepared(statement.id, self.pool.schema.load(Ordering::Relaxed), lease);
+        self.remember_prepared(statement, self.pool.schema.load(Ordering::Relaxed), lease);
         if !means {
             lease.statements.outdate(statement.id);
         }
     }
 
-    pub(super) fn remember_prepared(&mut self, id: u64, schema: u64, lease: &mut Lease) {
-        lease.statements.insert(id, schema);
+    fn remember_prepared(&mut self, statement: &prepared::Statement, schema: u64, lease: &mut Lease) {
+        lease.statements.insert(statement, schema);
         self.make_room(lease);
     }
 
@@ -179,6 +179,18 @@ impl Session {
         self.client.join(&mut lease.socket);
         put_named(lease.socket.output(), tag::CLOSE, b'S', format!("{}{id}", prepared::prefix()).as_bytes());
         self.pipeline.push(Expect::OwnClose(id));
+    }
+
+    /// Closes what only clients had that are gone, or have closed it: their texts can be read by whoever gets the backend.
+    #[inline]
+    pub(super) fn close_abandoned(&mut self, lease: &mut Lease) {
+        let abandoned = lease.statements.take_abandoned();
+        if !abandoned.is_empty() {
+            let out = lease.socket.output();
+            abandoned.iter().for_each(|id| put_named(out, tag::CLOSE, b'S', &prepared::server_name(*id)));
+            postgres_protocol::message::frontend::sync(out);
+            self.pipeline.push(Expect::Prefix);
+        }
     }
 
     /// Sees to it that the backend's unnamed statement is the client's. `false`: that hangs on answers to come.
