@@ -6,11 +6,13 @@
 
 mod errors;
 mod handover;
+mod lacking;
 mod limits;
 mod listening;
 mod news;
 mod parsed_under;
 mod pipeline;
+mod query;
 mod refusal;
 mod replies;
 mod requests;

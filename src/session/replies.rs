@@ -359,7 +359,7 @@ impl Session {
 
     /// Ends a pin, unless the same text may have made it anew.
     fn unpin(&mut self, reason: PinReason) {
-        if !self.clearing.any(reason.effect()) && !(self.sql.own && reason == PinReason::Prepare) {
+        if !(self.clearing.any(reason.effect()) || self.sql.own && reason == PinReason::Prepare) {
             self.pins.remove(reason.effect());
         }
     }

@@ -1,15 +1,11 @@
 //! From the client: each message is passed on as it is, rewritten (names of prepared statements), preceded by what the
 //! backend lacks, or answered here; and what it will be answered with is noted.
 
-use bytes::BufMut;
-
 use super::Session;
 use super::pipeline::Expect;
 use crate::activity::State;
 use crate::error::{Error, Side, SqlState};
 use crate::pool::Lease;
-use crate::prepared::{Unnamed, UnnamedStatement};
-use crate::track::effects::EXAMINED;
 use crate::track::{Effects, PinReason};
 use crate::wire::backend::{self, Status};
 use crate::wire::frontend::{self as tag, Named};
@@ -261,131 +257,6 @@ impl Session {
             effects.add(Effects::NOTIFIES);
         }
         effects
-    }
-
-    /// Looks through the next bytes of a long Query.
-    fn look_through(&mut self, now: usize, lease: &mut Lease) {
-        let Some(rest) = &mut self.rest else { return };
-        let effects = rest.effects(self.client.unseen().get(..now).unwrap_or_default(), self.request_rest == 0);
-        if effects != Effects::NONE {
-            self.note_effects(effects, b"a long text", lease);
-            self.listening.note(effects, b"");
-        }
-        if effects != Effects::NONE || self.request_rest == 0 {
-            self.rest = None;
-        }
-    }
-
-    /// The body of a message that must be seen whole, or as much as is examined of a large one. `None`: wait.
-    fn examined(&self, header: Header) -> Option<&[u8]> {
-        self.client.unseen().get(
-            HEADER..match header.body() <= self.longest_query() {
-                true => header.total,
-                false => EXAMINED + HEADER,
-            },
-        )
-    }
-
-    /// Of a longer Query the start is examined, and its rest as it comes. The names of a client's statements may stand
-    /// anywhere, and must be found before anything is sent.
-    fn longest_query(&self) -> usize {
-        if self.statements.is_empty() { EXAMINED } else { LARGEST_PARSE }
-    }
-
-    /// How much of a message must be there before it can be handled: what [`Session::take_request`] looks at.
-    fn needed(&self, header: Header) -> usize {
-        match header.tag {
-            tag::DESCRIBE | tag::CLOSE => header.total,
-            tag::QUERY if header.body() <= self.longest_query() => header.total,
-            tag::QUERY | tag::PARSE => header.total.min(EXAMINED + HEADER),
-            tag::BIND => header.total.min(LONGEST_NAMES),
-            _ => HEADER,
-        }
-    }
-
-    fn query(&mut self, header: Header, lease: &mut Lease) -> bool {
-        self.open.mix();
-        if self.pins.any(PinReason::Strings.effect()) && !self.sql_own(lease) {
-            return false;
-        }
-        let Some(body) = self.examined(header) else { return false };
-        let suspect = self.suspicion(body);
-        let (effects, rest) = match header.body() > body.len() {
-            true => Effects::of_start(body),
-            false => (Effects::of(body.strip_suffix(b"\0").unwrap_or(body)), None),
-        };
-        let mut effects = effects | suspect;
-        let examined = body.len();
-        let ends = examined == header.body() && body.ends_with(b"\0");
-        let mut resolved = None;
-        if effects != Effects::NONE {
-            let text = body.strip_suffix(b"\0").unwrap_or(body).to_vec();
-            if self.must_hear_first(effects) {
-                return false;
-            }
-            if effects.any(Effects::STATEMENTS) && !self.sql.own {
-                if self.sql_waits(lease) {
-                    return false;
-                }
-                // Without its end it is malformed, or only its start.
-                resolved = match ends {
-                    true => self.sql_resolve(&text, effects, lease),
-                    false => None,
-                };
-                if resolved.as_ref().is_some_and(|resolved| resolved.exceeds(&self.statements)) {
-                    self.client.skip(header.total, &mut lease.socket);
-                    self.refuse_query(lease);
-                    return true;
-                }
-                if let Some(resolved) = &resolved {
-                    self.sql_part(resolved);
-                    if self.sql_joins(resolved, lease) {
-                        return false;
-                    }
-                }
-                if resolved.is_none() {
-                    if !self.sql_own(lease) {
-                        return false;
-                    }
-                    effects.add(PinReason::Prepare.effect());
-                }
-            }
-            if effects.any(Effects::LISTS) {
-                self.sql_hide_own(lease);
-            }
-            self.note_effects(effects, &text, lease);
-            if let Some(resolved) = &resolved {
-                effects.add(self.sql_note(resolved, lease));
-            }
-            self.listening.note(effects, &text);
-        }
-        self.guard_sequences(effects, lease);
-        if let Some(resolved) = &resolved {
-            self.sql_try_all(resolved, lease);
-        }
-        self.barrier = effects.any(Effects::CLEARS) || self.listening.may_hear_itself();
-        self.clearing = effects;
-        lease.statements.unnamed = Unnamed::Absent;
-        // It ends what an extended query began.
-        self.open_batch = false;
-        self.pipeline.push(Expect::Query(UnnamedStatement::latest()));
-        self.rest = rest;
-        // The start has been looked at; what is there behind it, and what comes, is looked through.
-        self.request_rest = header.body() - examined;
-        self.rest_is_skipped = false;
-        match resolved {
-            Some(resolved) => {
-                self.client.skip(HEADER + examined, &mut lease.socket);
-                let out = lease.socket.output();
-                out.put_u8(tag::QUERY);
-                out.put_u32((4 + resolved.text.len() + 1 + self.request_rest) as u32);
-                out.put_slice(&resolved.text);
-                out.put_u8(0);
-                self.sql.run(resolved);
-            }
-            None => self.client.pass(HEADER + examined),
-        }
-        true
     }
 
     /// Pins the client if it must, and notes what its backend carries from now on.

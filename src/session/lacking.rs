@@ -1,0 +1,88 @@
+//! What a backend lacks is put in front of the client's own messages, and what it has too much of is closed.
+
+use std::sync::atomic::Ordering;
+
+use super::Session;
+use super::pipeline::Expect;
+use super::statements::{put_named, put_parse};
+use crate::pool::Lease;
+use crate::prepared::{self, Prepared};
+use crate::wire::frontend as tag;
+
+impl Session {
+    /// Sees to it that a statement's name is taken on this backend, whatever it means.
+    pub(super) fn ensure_name(&mut self, statement: &prepared::Statement, lease: &mut Lease) {
+        if lease.statements.get(statement.id) == Prepared::Absent {
+            // It may have more than is known. Of all texts, a failed transaction takes the empty one.
+            self.close_statement(statement.id, lease);
+            put_parse(lease.socket.output(), &statement.name, &[0, 0, 0]);
+            self.pipeline.push(Expect::OwnParse(statement.id));
+            self.note_prepared(statement, false, lease);
+        }
+    }
+
+    /// Sends a Parse of ours in front, if this backend does not have the statement.
+    #[inline]
+    pub(super) fn ensure_prepared(&mut self, statement: &prepared::Statement, lease: &mut Lease) {
+        match lease.statements.get(statement.id) {
+            Prepared::At(_) => return,
+            Prepared::Outdated => self.close_statement(statement.id, lease),
+            Prepared::Absent => {}
+        }
+        let difference = self.difference(statement.params.as_ref(), lease);
+        self.run_then(&difference, lease);
+        match statement.prepare() {
+            Some(text) => self.sql_run(&text, statement.id, lease),
+            None => {
+                self.client.join(&mut lease.socket);
+                put_parse(lease.socket.output(), &statement.name, &statement.definition);
+                self.pipeline.push(Expect::OwnParse(statement.id));
+            }
+        }
+        self.run_now(&difference, lease);
+        self.note_prepared(statement, true, lease);
+    }
+
+    /// Notes that a statement was prepared here on the client's behalf; without its meaning, only its name counts.
+    pub(super) fn note_prepared(&mut self, statement: &prepared::Statement, means: bool, lease: &mut Lease) {
+        if self.changes_parse {
+            // What it means here, it means for this transaction only.
+            self.local_parses.push(statement.id);
+        }
+        self.remember_prepared(statement, self.pool.schema.load(Ordering::Relaxed), lease);
+        if !means {
+            lease.statements.outdate(statement.id);
+        }
+    }
+
+    pub(super) fn remember_prepared(&mut self, statement: &prepared::Statement, schema: u64, lease: &mut Lease) {
+        lease.statements.insert(statement, schema);
+        self.make_room(lease);
+    }
+
+    /// Closes what this backend has too many of.
+    #[inline]
+    pub(super) fn make_room(&mut self, lease: &mut Lease) {
+        while let Some(evicted) = lease.statements.surplus() {
+            self.close_statement(evicted, lease);
+        }
+    }
+
+    pub(super) fn close_statement(&mut self, id: u64, lease: &mut Lease) {
+        self.client.join(&mut lease.socket);
+        put_named(lease.socket.output(), tag::CLOSE, b'S', format!("{}{id}", prepared::prefix()).as_bytes());
+        self.pipeline.push(Expect::OwnClose(id));
+    }
+
+    /// Closes what only clients had that are gone, or have closed it: their texts can be read by whoever gets the backend.
+    #[inline]
+    pub(super) fn close_abandoned(&mut self, lease: &mut Lease) {
+        let abandoned = lease.statements.take_abandoned();
+        if !abandoned.is_empty() {
+            let out = lease.socket.output();
+            abandoned.iter().for_each(|id| put_named(out, tag::CLOSE, b'S', &prepared::server_name(*id)));
+            postgres_protocol::message::frontend::sync(out);
+            self.pipeline.push(Expect::Prefix);
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Simple queries: what a text may do is noted before it is sent, and the names of statements in it are replaced.
+
+use bytes::BufMut;
+
+use super::Session;
+use super::pipeline::Expect;
+use super::requests::{LARGEST_PARSE, LONGEST_NAMES};
+use super::sql_names::Resolved;
+use crate::pool::Lease;
+use crate::prepared::{Unnamed, UnnamedStatement};
+use crate::track::effects::EXAMINED;
+use crate::track::{Effects, PinReason};
+use crate::wire::frontend as tag;
+use crate::wire::{HEADER, Header};
+
+/// What there is of names in a text.
+enum Names {
+    /// None, or they are the backend's own.
+    None,
+    /// They have been looked up.
+    Found(Box<Resolved>),
+    /// They cannot be, and are the backend's own from now on.
+    Own,
+    /// It would prepare too many.
+    TooMany,
+    /// That hangs on answers to come.
+    Wait,
+}
+
+impl Session {
+    /// The body of a message that must be seen whole, or as much as is examined of a large one. `None`: wait.
+    fn examined(&self, header: Header) -> Option<&[u8]> {
+        self.client.unseen().get(
+            HEADER..match header.body() <= self.longest_query() {
+                true => header.total,
+                false => EXAMINED + HEADER,
+            },
+        )
+    }
+
+    /// Of a longer Query the start is examined, and its rest as it comes. The names of a client's statements may stand
+    /// anywhere, and must be found before anything is sent.
+    fn longest_query(&self) -> usize {
+        if self.statements.is_empty() { EXAMINED } else { LARGEST_PARSE }
+    }
+
+    /// How much of a message must be there before it can be handled: what [`Session::take_request`] looks at.
+    pub(super) fn needed(&self, header: Header) -> usize {
+        match header.tag {
+            tag::DESCRIBE | tag::CLOSE => header.total,
+            tag::QUERY if header.body() <= self.longest_query() => header.total,
+            tag::QUERY | tag::PARSE => header.total.min(EXAMINED + HEADER),
+            tag::BIND => header.total.min(LONGEST_NAMES),
+            _ => HEADER,
+        }
+    }
+
+    pub(super) fn query(&mut self, header: Header, lease: &mut Lease) -> bool {
+        self.open.mix();
+        if self.pins.any(PinReason::Strings.effect()) && !self.sql_own(lease) {
+            return false;
+        }
+        let Some(body) = self.examined(header) else { return false };
+        let suspect = self.suspicion(body);
+        let (effects, rest) = match header.body() > body.len() {
+            true => Effects::of_start(body),
+            false => (Effects::of(body.strip_suffix(b"\0").unwrap_or(body)), None),
+        };
+        let mut effects = effects | suspect;
+        let examined = body.len();
+        let ends = examined == header.body() && body.ends_with(b"\0");
+        let mut resolved = None;
+        if effects != Effects::NONE {
+            let text = body.strip_suffix(b"\0").unwrap_or(body).to_vec();
+            if self.must_hear_first(effects) {
+                return false;
+            }
+            match self.query_names(&text, ends, effects, lease) {
+                Names::Wait => return false,
+                Names::TooMany => {
+                    self.client.skip(header.total, &mut lease.socket);
+                    self.refuse_query(lease);
+                    return true;
+                }
+                Names::Found(found) => resolved = Some(found),
+                Names::Own => effects.add(PinReason::Prepare.effect()),
+                Names::None => {}
+            }
+            self.note_effects(effects, &text, lease);
+            if let Some(resolved) = &resolved {
+                effects.add(self.sql_note(resolved, lease));
+            }
+            self.listening.note(effects, &text);
+        }
+        self.guard_sequences(effects, lease);
+        if let Some(resolved) = &resolved {
+            self.sql_try_all(resolved, lease);
+        }
+        self.barrier = effects.any(Effects::CLEARS) || self.listening.may_hear_itself();
+        self.clearing = effects;
+        lease.statements.unnamed = Unnamed::Absent;
+        // It ends what an extended query began.
+        self.open_batch = false;
+        self.pipeline.push(Expect::Query(UnnamedStatement::latest()));
+        self.rest = rest;
+        // The start has been looked at; what is there behind it, and what comes, is looked through.
+        self.request_rest = header.body() - examined;
+        self.rest_is_skipped = false;
+        match resolved {
+            Some(resolved) => {
+                self.client.skip(HEADER + examined, &mut lease.socket);
+                let out = lease.socket.output();
+                out.put_u8(tag::QUERY);
+                out.put_u32((4 + resolved.text.len() + 1 + self.request_rest) as u32);
+                out.put_slice(&resolved.text);
+                out.put_u8(0);
+                self.sql.run(resolved);
+            }
+            None => self.client.pass(HEADER + examined),
+        }
+        true
+    }
+
+    /// The names in a text with these effects, of which the end may not be there.
+    fn query_names(&mut self, text: &[u8], ends: bool, effects: Effects, lease: &mut Lease) -> Names {
+        if effects.any(Effects::LISTS) {
+            self.sql_hide_own(lease);
+        }
+        if !effects.any(Effects::STATEMENTS) || self.sql.own {
+            return Names::None;
+        }
+        if self.sql_waits(lease) {
+            return Names::Wait;
+        }
+        // Without its end it is malformed, or only its start.
+        let resolved = if ends { self.sql_resolve(text, effects, lease) } else { None };
+        match resolved {
+            Some(resolved) if resolved.exceeds(&self.statements) => Names::TooMany,
+            Some(resolved) => {
+                self.sql_part(&resolved);
+                if self.sql_joins(&resolved, lease) { Names::Wait } else { Names::Found(resolved) }
+            }
+            None if !self.sql_own(lease) => Names::Wait,
+            None => Names::Own,
+        }
+    }
+
+    /// Looks through the next bytes of a long Query.
+    pub(super) fn look_through(&mut self, now: usize, lease: &mut Lease) {
+        let Some(rest) = &mut self.rest else { return };
+        let effects = rest.effects(self.client.unseen().get(..now).unwrap_or_default(), self.request_rest == 0);
+        if effects != Effects::NONE {
+            self.note_effects(effects, b"a long text", lease);
+            self.listening.note(effects, b"");
+        }
+        if effects != Effects::NONE || self.request_rest == 0 {
+            self.rest = None;
+        }
+    }
+}
