@@ -6,7 +6,7 @@ use postgres_protocol::message::frontend;
 use super::Session;
 use super::parsed_under::{put_now, put_then};
 use super::pipeline::Expect;
-use super::sql_statements::{RUN_REPLIES, put_run};
+use super::sql_statements::{RUN_REPLIES, put_run, run_name};
 use super::statements::{put_named, put_parse};
 use crate::pool::Lease;
 use crate::prepared;
@@ -107,6 +107,11 @@ impl Session {
             if synced {
                 self.sql_restore(lease);
             }
+        }
+        if synced {
+            // The last one that failed has left what it was run by.
+            put_named(lease.socket.output(), tag::CLOSE, b'S', &run_name());
+            self.sql_expect_own(1, synced, lease);
         }
     }
 

@@ -348,7 +348,7 @@ pub(super) const RUN_REPLIES: usize = 7;
 /// Runs a statement with text parameters, under a name of its own, which an earlier one that failed may have left, with
 /// its portal.
 pub(super) fn put_run(out: &mut BytesMut, text: &[u8], values: &[&str]) {
-    let name = [prepared::prefix().as_bytes(), b"run"].concat();
+    let name = run_name();
     put_named(out, tag::CLOSE, b'P', &name);
     put_named(out, tag::CLOSE, b'S', &name);
     put_parse(out, &name, &[text, &[0, 0, 0]].concat());
@@ -372,4 +372,9 @@ pub(super) fn put_run(out: &mut BytesMut, text: &[u8], values: &[&str]) {
     });
     put_named(out, tag::CLOSE, b'P', &name);
     put_named(out, tag::CLOSE, b'S', &name);
+}
+
+/// The name of what [`put_run`] runs, and of its portal.
+pub(super) fn run_name() -> Vec<u8> {
+    [prepared::prefix().as_bytes(), b"run"].concat()
 }
