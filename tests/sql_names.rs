@@ -281,6 +281,15 @@ fn a_text_that_cannot_be_read_finds_what_was_prepared_before() -> Result {
 }
 
 #[test]
+fn what_is_skipped_is_not_taken_to_be_there() -> Result {
+    let (cluster, proxy) = setup()?;
+    let parse = Say::new().parse("p", "prepare c as select 6", &[]);
+    let broken = Say::new().parse("", "selec", &[]);
+    let behind = Script::new().say(broken.and(&parse).sync()).say(parse.clone().sync()).say(parse.clone().sync());
+    agree_moved(&cluster, &proxy, &[Moved { before: Script::new().say(parse.sync()), behind }])
+}
+
+#[test]
 fn many_names_in_one_text_leave_nothing_behind() -> Result {
     let (_cluster, proxy) = setup()?;
     for count in [90, 1_500] {

@@ -13,8 +13,11 @@ impl Session {
     /// Sees to it that a statement's name is taken on this backend, whatever it means.
     pub(super) fn ensure_name(&mut self, statement: &prepared::Statement, lease: &mut Lease) {
         if lease.statements.get(statement.id) == Prepared::Absent {
-            // It may have more than is known. Of all texts, a failed transaction takes the empty one.
-            self.close_statement(statement.id, lease);
+            // It may have more than is known; if this is skipped, that is still so. Of all texts, a failed transaction takes
+            // the empty one.
+            self.client.join(&mut lease.socket);
+            put_named(lease.socket.output(), tag::CLOSE, b'S', &statement.name);
+            self.pipeline.push(Expect::OwnRun(0, 1));
             put_parse(lease.socket.output(), &statement.name, &[0, 0, 0]);
             self.pipeline.push(Expect::OwnParse(statement.id));
             self.note_prepared(statement, false, lease);
