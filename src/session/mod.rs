@@ -10,6 +10,7 @@ mod lacking;
 mod limits;
 mod listening;
 mod news;
+mod own_replies;
 mod parsed_under;
 mod pipeline;
 mod query;
