@@ -108,7 +108,7 @@ impl Session {
                     break lease;
                 }
                 Cleaning::Awaited => {
-                    lease.clean().await;
+                    Box::pin(lease.clean()).await;
                     if !lease.broken {
                         break lease;
                     }
@@ -117,7 +117,10 @@ impl Session {
                 Cleaning::Impossible => {}
             }
         };
-        self.hear_out(&mut lease).await;
+        if self.must_hear_out(&lease) {
+            Box::pin(self.hear_out(&mut lease)).await;
+        }
+        self.listening.begin();
         if lease.owner != self.handle.id {
             lease.foreign_sequences |= lease.owner != 0;
             lease.owner = self.handle.id;
@@ -167,7 +170,7 @@ impl Session {
                 // It may yet come, and must not hit the next owner.
                 lease.broken = true;
             } else if matches!(outcome, Outcome::Done) {
-                lease.barrier().await;
+                Box::pin(lease.barrier()).await;
             }
         }
         let start = self.listening.start.take();
@@ -242,10 +245,10 @@ impl Session {
         lease.residue.remove(Effects::PARAMETERS);
         if changed_schema && self.pool.is_stale() && self.pool.settings.load().hidden_state != HiddenState::Off {
             // What it made may hide something from the next statement on.
-            self.pool.certify(&mut lease).await;
+            Box::pin(self.pool.certify(&mut lease)).await;
         }
         if self.pool.reads_headroom() {
-            self.pool.read_headroom(&mut lease).await;
+            Box::pin(self.pool.read_headroom(&mut lease)).await;
         }
         match start {
             Some(start) => start.run(lease),

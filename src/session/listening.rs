@@ -90,6 +90,14 @@ impl Listening {
         }
     }
 
+    /// It gets a backend: what has come until now is not from itself.
+    #[inline]
+    pub(super) fn begin(&mut self) {
+        if let Some(shared) = &mut self.shared {
+            shared.subscription.begin();
+        }
+    }
+
     /// An `UNLISTEN` is done.
     pub(super) fn unlistened(&mut self) {
         let Some(shared) = &mut self.shared else { return };

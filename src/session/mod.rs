@@ -95,7 +95,8 @@ impl Session {
             // it has done to the session, if it may have done anything, and go on if that lives in this backend.
             let outcome = loop {
                 match self.relay(&mut lease).await {
-                    Outcome::Done if self.must_settle() => match self.settle_and_count(&mut lease).await {
+                    // Boxed, as all that is rare is: an idle client's task is as large as its largest wait.
+                    Outcome::Done if self.must_settle() => match Box::pin(self.settle_and_count(&mut lease)).await {
                         Ok(()) if self.is_pinned() && self.handle.order() != Order::Drain => {}
                         Ok(()) => break Outcome::Done,
                         Err(error) => break Outcome::BackendLost(Lost::Confused(error.into_error())),

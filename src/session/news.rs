@@ -109,21 +109,25 @@ impl Session {
         });
     }
 
-    /// Before a client that listens does anything on a backend by which another may just have notified it: that must have
-    /// come, so that it is not taken for the client's own. Not longer than the client may wait.
+    /// Whether another may just have notified this client by the backend that it gets: that must have come first, so that
+    /// it is not taken for the client's own.
+    #[inline]
+    pub(super) fn must_hear_out(&self, lease: &Lease) -> bool {
+        lease.notified && self.listening.shared.is_some() && lease.owner != self.handle.id
+    }
+
+    /// Waits for that, but not longer than the client may.
     pub(super) async fn hear_out(&mut self, lease: &mut Lease) {
         let Some(shared) = &mut self.listening.shared else { return };
-        if std::mem::take(&mut lease.notified) && lease.owner != self.handle.id {
-            shared.subscription.ask_echo();
-            std::future::poll_fn(|cx| {
-                self.handle.listen(cx.waker());
-                match shared.subscription.has_echo() || self.handle.order() == Order::Stop {
-                    true => Poll::Ready(()),
-                    false => Poll::Pending,
-                }
-            })
-            .await;
-        }
-        shared.subscription.begin();
+        lease.notified = false;
+        shared.subscription.ask_echo();
+        std::future::poll_fn(|cx| {
+            self.handle.listen(cx.waker());
+            match shared.subscription.has_echo() || self.handle.order() == Order::Stop {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        })
+        .await;
     }
 }
