@@ -245,7 +245,7 @@ fn a_thousand_deaths_leave_a_healthy_pool() -> Result {
     let cluster = Cluster::start()?;
     cluster.target().connect()?.value("create table t (a int)")?;
     cluster.limit_backends(4)?;
-    let proxy = Config::of(&cluster).top("pool_size = 4").start()?;
+    let proxy = Config::of(&cluster).top("pool_size = 4\nborrow_timeout = \"20s\"").start()?;
     crowd(8, |number| {
         for round in 0..25 {
             let mut client = proxy.target().connect()?;

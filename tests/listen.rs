@@ -218,8 +218,15 @@ fn a_lost_listener_is_told_of_and_replaced() -> Result {
         client.value("listen a")?;
         clients.push(client);
     }
+    // Behind its next answer each is listened for.
+    for client in &mut clients {
+        client.value("select 1")?;
+    }
     clients[0].value("begin")?;
-    cluster.sql("select pg_terminate_backend(pid) from pg_stat_activity where query ilike '%listen%marker%' and usename = 'app'")?;
+    eventually("the listener is ended", || {
+        let ended = "select count(pg_terminate_backend(pid)) from pg_stat_activity where query ~ 'LISTEN.*marker'";
+        Ok(cluster.sql(&format!("{ended} and usename = 'app' and state = 'idle'"))? == "1")
+    })?;
     for client in &mut clients[1..] {
         let answer = client.read_to_close()?;
         assert_eq!(answer.error().code, "57P01", "{answer:?}");
