@@ -100,6 +100,22 @@ fn behind_what_everything_waits_for() -> Result {
 }
 
 #[test]
+fn what_was_said_before_a_goodbye_is_done_behind_what_everything_waits_for() -> Result {
+    let (cluster, proxy) = setup("")?;
+    for text in ["execute nap(1)", "select pg_sleep(1)"] {
+        let mut client = proxy.target().connect()?;
+        client.value("truncate t")?;
+        client.value("prepare nap(int) as select pg_sleep($1)")?;
+        client.say(&Say::new().query(text).query("insert into t values (1)").terminate())?;
+        client.half_close()?;
+        let answer = client.read_to_close()?;
+        assert!(answer.errors().is_empty() && answer.commands() == ["SELECT 1", "INSERT 0 1"], "{text}: {answer:?}");
+        assert_eq!(cluster.sql("select count(*) from t")?, "1", "{text}");
+    }
+    Ok(())
+}
+
+#[test]
 fn what_was_skipped_behind_a_cancelled_statement_is_not_believed() -> Result {
     let (cluster, proxy) = setup("")?;
     let prepared = |name: &str, sql: &str| Say::new().parse(name, sql, &[]).bind("", name, &[]).execute("", 0);

@@ -235,6 +235,8 @@ impl Session {
         let listens = !self.holds_back(lease) || self.waits_for_answers() && self.client.unseen().len() < BACKLOG;
         if !leaving && !self.client.has_passed() && listens {
             match self.client.poll_fill(cx) {
+                // It has said all that it wanted, and is served to its end.
+                Poll::Ready(Ok(0)) if self.says_goodbye() => {}
                 Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Err(Outcome::ClientGone(false)),
                 Poll::Ready(Ok(_)) => moved = true,
                 Poll::Pending => {}

@@ -65,6 +65,19 @@ impl Session {
         }
     }
 
+    /// Whether a Terminate is among what the client has sent and what is not taken yet.
+    #[cold]
+    pub(super) fn says_goodbye(&self) -> bool {
+        let mut unseen = self.client.unseen().get(self.request_rest..).unwrap_or_default();
+        while let Ok(Some(header)) = Header::peek(unseen, tag::limit) {
+            if header.tag == tag::TERMINATE {
+                return true;
+            }
+            unseen = unseen.get(header.total..).unwrap_or_default();
+        }
+        false
+    }
+
     /// Moves the client's messages towards its backend.
     ///
     /// # Errors
