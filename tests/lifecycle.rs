@@ -175,6 +175,7 @@ fn sighup_changes_users_and_limits() -> Result {
     eventually("a third client is refused", || {
         Ok(proxy.target().login()?.err().is_some_and(|error| error.code == "53300"))
     })?;
+    assert!(proxy.metric("pgfunnel_refusals_total", &["setting=\"max_clients\""])? >= 1.0);
     assert_eq!(client.value("select 1")?, "1");
     Ok(())
 }

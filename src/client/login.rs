@@ -13,6 +13,7 @@ use crate::backend::Credential;
 use crate::cancel::{Entry, Who};
 use crate::config::{Config, Password, Secret, UnlistedUsers};
 use crate::error::{Error, Side, SqlState};
+use crate::metrics::metrics;
 use crate::net::Socket;
 use crate::pool::{ERRAND, Pool, PoolKey, configured_credential, no_database};
 use crate::secrets::{Proof, auth_query};
@@ -324,6 +325,7 @@ fn no_randomness() -> Error {
 
 #[cold]
 fn too_many(whose: &str, setting: &str, limit: usize) -> Error {
+    metrics().count_refusal(setting);
     Error::new(
         Side::Proxy,
         SqlState::TOO_MANY_CONNECTIONS,
