@@ -103,7 +103,6 @@ fn settings_of_the_first_who_listens_are_nobody_elses() -> Result {
 fn nothing_is_lost_when_the_catalogue_is_examined_at_the_same_time() -> Result {
     let (_cluster, proxy) = setup("pool_size = 4")?;
     let mut other = proxy.target().connect()?;
-    let done = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         let listeners = scope.spawn(|| -> Result {
             for round in 0..30 {
@@ -124,7 +123,6 @@ fn nothing_is_lost_when_the_catalogue_is_examined_at_the_same_time() -> Result {
             }
             other.value(&format!("notify a, '{n}'"))?;
         }
-        done.store(true, std::sync::atomic::Ordering::Release);
         listeners.join().map_err(|_| "a listener panicked")?
     })
 }

@@ -24,7 +24,7 @@ fn a_saturated_pool_shows_how_much_it_lacks() -> Result {
             .collect();
         eventually("all but two wait", || Ok(proxy.metric("pgfunnel_pool_pressure", &[])? == 4.0))?;
         eventually("one has waited for a while", || Ok(proxy.metric("pgfunnel_oldest_waiter_seconds", &[])? > 0.3))?;
-        // Eight clients that do nothing else keep eight backends busy; a short look back sees somewhat less or more.
+        // At the start, when all eight have come at once; later they ask no oftener than they are answered.
         eventually("the lack is known", || {
             let needed = proxy.metric("pgfunnel_backends_needed", &["window=\"10s\""])?;
             Ok((6.0..=14.0).contains(&needed))
