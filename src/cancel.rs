@@ -17,6 +17,7 @@ use crate::activity::{Activity, State};
 use crate::backend::{self, Identity};
 use crate::metrics::metrics;
 use crate::pool::Pool;
+use crate::track::{Effects, PinReason};
 
 /// What a client is told to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,10 +47,28 @@ pub struct Handle {
     pub since: Instant,
     /// What it is doing.
     pub activity: Activity,
+    pinned: Mutex<Option<Pinned>>,
     lease: Mutex<Current>,
     quiet: Notify,
     order: AtomicU8,
     waker: AtomicWaker,
+}
+
+/// Why a client keeps its backend beyond its transaction.
+#[derive(Debug, Clone)]
+pub struct Pinned {
+    reasons: Effects,
+    /// The first words of the statement that pinned it last.
+    pub by: Box<str>,
+    /// Since when it is pinned.
+    pub since: Instant,
+}
+
+impl Pinned {
+    /// The reasons.
+    pub fn reasons(&self) -> impl Iterator<Item = PinReason> {
+        self.reasons.reasons()
+    }
 }
 
 #[derive(Default)]
@@ -77,6 +96,19 @@ impl Handle {
 
     fn lease(&self) -> MutexGuard<'_, Current> {
         self.lease.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Shows what pins it from now on, and the statement that did last.
+    pub fn show_pins(&self, pins: Effects, by: &str) {
+        let reasons = pins.only(Effects::PINS);
+        let mut pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = pinned.as_ref().map_or_else(Instant::now, |pinned| pinned.since);
+        *pinned = reasons.pins().then(|| Pinned { reasons, by: by.into(), since });
+    }
+
+    /// What pins it; `None`: nothing.
+    pub fn pinned(&self) -> Option<Pinned> {
+        self.pinned.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// From now on cancels go to this backend.
@@ -252,6 +284,7 @@ impl Clients {
             peer: who.peer,
             since: Instant::now(),
             activity: Activity::default(),
+            pinned: Mutex::default(),
             lease: Mutex::default(),
             quiet: Notify::new(),
             order: AtomicU8::new(self.order.load(Ordering::Acquire)),

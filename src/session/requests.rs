@@ -238,6 +238,9 @@ impl Session {
                 self.pinned_by
             );
         }
+        if self.pins != self.counted {
+            self.handle.show_pins(self.pins, &self.pinned_by);
+        }
         self.counted = self.pins;
     }
 
