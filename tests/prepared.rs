@@ -388,3 +388,63 @@ fn a_statement_replayed_under_set_local_does_not_keep_that_meaning() -> Result {
     assert!(met);
     Ok(())
 }
+
+#[test]
+fn a_name_that_is_taken_is_taken_whatever_was_skipped_before() -> Result {
+    let cluster = Cluster::start()?;
+    let proxy = Config::of(&cluster).top("pool_size = 1\nborrow_timeout = \"20s\"").start()?;
+    let list = "select string_agg(name, ' ' order by name) from pg_prepared_statements";
+    // After the list the backend lacks the statement. The second batch is skipped, and with it what would have made sure of
+    // the name; the third is sent before that is known.
+    let script = Script::new()
+        .say(Say::new().parse("a", "select 1", &[]).flush().query(list))
+        .say(
+            Say::new()
+                .execute("", 0)
+                .parse("a", "selec", &[])
+                .flush()
+                .sync()
+                .and(&Say::new().parse("a", "select 2", &[]).sync()),
+        )
+        .say(Say::new().bind("", "a", &[]).execute("", 0).sync());
+    for _ in 0..3 {
+        compare(&cluster.target(), &proxy.target(), &script)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_bind_in_a_failed_transaction_is_refused_as_by_postgresql_on_any_backend() -> Result {
+    let (cluster, proxy) = setup()?;
+    for (text, types, values) in [
+        ("select $1::int + $2::int", &[][..], &[Some("1")][..]),
+        ("select $1::int + $2::int", &[], &[Some("1"), Some("x")]),
+        ("select 1", &[], &[Some("1")]),
+        ("select 1", &[], &[]),
+        ("select $1", &[23, 23, 23], &[Some("1")]),
+        ("rollback", &[], &[]),
+    ] {
+        let said = |wire: &mut Wire| -> Result<_> {
+            wire.value("begin")?;
+            wire.query("select 1/0")?;
+            let answer = wire.ask(&Say::new().bind("", "s", values).execute("", 0).sync())?;
+            Ok((
+                answer.errors().into_iter().map(|error| (error.code, error.message)).collect::<Vec<_>>(),
+                answer.status(),
+            ))
+        };
+        let mut direct = cluster.target().connect()?;
+        direct.ask(&Say::new().parse("s", text, types).sync())?;
+        let mut client = proxy.target().connect()?;
+        client.ask(&Say::new().parse("s", text, types).sync())?;
+        let _other = shuffle(&proxy)?;
+        let expected = said(&mut direct)?;
+        assert_eq!(said(&mut client)?, expected, "{text} {types:?} {values:?}");
+        if text != "rollback" {
+            client.value("rollback")?;
+            let answer = client.ask(&Say::new().describe_statement("s").sync())?;
+            assert!(answer.errors().is_empty(), "it means what it meant: {answer:?}");
+        }
+    }
+    Ok(())
+}

@@ -14,7 +14,7 @@ use hashlink::LruCache;
 pub use backend::{BackendStatements, Prepared, Unnamed};
 pub use client::{ClientStatements, MOST_BYTES, MOST_NAMES, Named, Under, UnnamedStatement};
 
-use crate::track::{Effects, Params};
+use crate::track::{self, Effects, Params};
 
 /// A statement that clients have prepared.
 #[derive(Debug)]
@@ -169,6 +169,12 @@ impl Statement {
         self.definition.split(|byte| *byte == 0).next().unwrap_or_default()
     }
 
+    /// How many parameters it has: those whose types were given, or more if the text says so.
+    pub fn parameters(&self) -> u16 {
+        let types = self.definition.get(self.text().len() + 1..).and_then(<[u8]>::first_chunk);
+        types.map_or(0, |count| u16::from_be_bytes(*count)).max(track::parameters(self.text()))
+    }
+
     /// Whether SQL could have prepared it: a query, not a utility statement.
     pub fn is_plain(&self) -> bool {
         let first = self.text().trim_ascii_start().split(|byte| !byte.is_ascii_alphabetic()).next().unwrap_or_default();
@@ -207,7 +213,7 @@ mod tests {
     fn equal_definitions_are_one_statement() {
         let registry = Registry::default();
         let params = |zone: &str| {
-            let mut settings = crate::track::Settings::default();
+            let mut settings = track::Settings::default();
             settings.set("timezone", zone.to_owned());
             Arc::new(Params::new(settings, Default::default()))
         };

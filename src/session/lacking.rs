@@ -2,12 +2,18 @@
 
 use std::sync::atomic::Ordering;
 
+use bytes::BufMut;
+
 use super::Session;
 use super::pipeline::Expect;
 use super::statements::{put_named, put_parse};
 use crate::pool::Lease;
 use crate::prepared::{self, Prepared};
+use crate::wire::backend::Status;
 use crate::wire::frontend as tag;
+
+/// The type `text` (`src/include/catalog/pg_type.dat`).
+const TEXT: [u8; 4] = 25u32.to_be_bytes();
 
 impl Session {
     /// Sees to it that a statement's name is taken on this backend, whatever it means.
@@ -22,6 +28,27 @@ impl Session {
             self.pipeline.push(Expect::OwnParse(statement.id));
             self.note_prepared(statement, false, lease);
         }
+    }
+
+    /// Before a Bind in a failed transaction, which takes no Parse: PostgreSQL compares the numbers of parameters before it
+    /// refuses (`exec_bind_message` of `src/backend/tcop/postgres.c`), and takes an empty text that has as many.
+    #[cold]
+    pub(super) fn ensure_bindable(&mut self, statement: &prepared::Statement, lease: &mut Lease) {
+        let surely_failed = lease.status == Status::Failed && self.pipeline.is_certain() && !self.bound;
+        let lacks = lease.statements.get(statement.id) == Prepared::Absent;
+        if !(surely_failed && lacks && statement.sql.is_none() && statement.is_plain()) {
+            return self.ensure_prepared(statement, lease);
+        }
+        let count = statement.parameters();
+        let mut definition = vec![0];
+        definition.put_u16(count);
+        definition.resize(3 + 4 * usize::from(count), 0);
+        // A number alone has no type; `text` will do.
+        definition.get_mut(3..).unwrap_or_default().chunks_exact_mut(4).for_each(|oid| oid.copy_from_slice(&TEXT));
+        self.client.join(&mut lease.socket);
+        put_parse(lease.socket.output(), &statement.name, &definition);
+        self.pipeline.push(Expect::OwnParse(statement.id));
+        self.note_prepared(statement, false, lease);
     }
 
     /// Sends a Parse of ours in front, if this backend does not have the statement.

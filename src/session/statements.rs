@@ -44,7 +44,9 @@ impl Session {
             self.pipeline.push(Expect::Parse(Parsed::Verbatim));
             self.pass_request(header);
         } else {
-            if self.must_wait(parse.name) {
+            // So does whether the name of one that is there already is taken on this backend.
+            let known = self.statements.get(parse.name).map(|named| named.statement.id);
+            if self.must_wait(parse.name) || known.is_some_and(|id| self.pipeline.parse_hangs(id)) {
                 self.undecided = true;
                 return false;
             }
@@ -202,8 +204,10 @@ impl Session {
         }
         self.note_bound(effects, &statement.definition, lease);
         let is_listed = is_sql && self.sql_bind(&statement, &portal, lease);
-        if !is_sql {
-            self.ensure_prepared(&statement, lease);
+        match (is_sql, lease.status) {
+            (true, _) => {}
+            (false, Status::Failed) => self.ensure_bindable(&statement, lease),
+            (false, _) => self.ensure_prepared(&statement, lease),
         }
         self.client.skip(HEADER + names, &mut lease.socket);
         let rest = header.body() - names;

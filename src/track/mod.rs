@@ -14,3 +14,4 @@ mod tokens;
 pub use certificate::Certificate;
 pub use effects::{Effects, PinReason};
 pub use params::{Params, Settings};
+pub use tokens::parameters;

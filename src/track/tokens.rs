@@ -254,6 +254,21 @@ impl<'a> Iterator for Tokens<'a> {
     }
 }
 
+/// The largest number of a parameter (`$1`) in a text; 0: it has none.
+pub fn parameters(text: &[u8]) -> u16 {
+    let mut tokens = Tokens::new(text);
+    let mut largest = 0;
+    while let Some(token) = tokens.next() {
+        if token == Token::Punct(b'$') {
+            let digits = tokens.rest().iter().take_while(|byte| byte.is_ascii_digit());
+            let number =
+                digits.fold(0u16, |number, digit| number.saturating_mul(10).saturating_add(u16::from(digit - b'0')));
+            largest = number.max(largest);
+        }
+    }
+    largest
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -286,6 +301,19 @@ mod tests {
             ("select 1e5, 0x1f x", vec!["select", "x"]),
         ] {
             assert_eq!(words(sql), expected, "{sql}");
+        }
+    }
+
+    #[test]
+    fn parameters_are_found_where_they_are_none_of_something_else() {
+        for (sql, largest) in [
+            ("select $1::int + $12", 12),
+            ("select '$5', \"$6\", $$ $7 $$, a$8 -- $9", 0),
+            ("select $2 /* $3 */ + $1", 2),
+            ("select $99999999", u16::MAX),
+            ("", 0),
+        ] {
+            assert_eq!(parameters(sql.as_bytes()), largest, "{sql}");
         }
     }
 
