@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use atomic_waker::AtomicWaker;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 
 use crate::activity::{Activity, State};
 use crate::backend::{self, Identity};
+use crate::clock::Moment;
 use crate::metrics::metrics;
 use crate::pool::Pool;
 use crate::track::{Effects, PinReason};
@@ -74,6 +75,8 @@ impl Pinned {
 #[derive(Default)]
 struct Current {
     backend: Option<Arc<Identity>>,
+    /// When its lease began.
+    since: Moment,
     cancels: u32,
     /// One was given up: nobody knows whether and when it comes.
     doubtful: bool,
@@ -111,11 +114,12 @@ impl Handle {
         self.pinned.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// From now on cancels go to this backend.
+    /// From now on cancels go to this backend, which it has had since then.
     #[inline]
-    pub fn attach(&self, identity: &Arc<Identity>) {
+    pub fn attach(&self, identity: &Arc<Identity>, since: Moment) {
         let mut current = self.lease();
         current.backend = Some(identity.clone());
+        current.since = since;
         current.doubtful = false;
         current.wait = None;
     }
@@ -181,6 +185,12 @@ impl Handle {
     /// The process id of the backend that it has right now.
     pub fn backend_pid(&self) -> Option<i32> {
         self.lease().backend.as_ref().map(|identity| identity.pid)
+    }
+
+    /// How long it has had its lease; `None`: it has none.
+    pub fn holds_for(&self) -> Option<Duration> {
+        let current = self.lease();
+        current.backend.as_ref().map(|_| Moment::now().since(current.since))
     }
 
     /// Registers the task to wake for an order.

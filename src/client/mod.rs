@@ -23,6 +23,7 @@ use crate::pool::{Pool, Registry};
 use crate::secrets::{AuthQueryCache, Verifiers};
 use crate::session::{End, Session};
 use crate::track::Params;
+use crate::trouble;
 use crate::wire::backend::{self, Severity};
 pub use passthrough::PassedThrough;
 
@@ -210,6 +211,7 @@ async fn refuse(socket: Option<Socket>, peer: Option<SocketAddr>, refusal: Refus
     };
     metrics().count_login(false);
     metrics().count_error(&error);
+    trouble::note(&error, &"", "");
     tracing::info!(peer = peer_name(peer), code = error.code.code(), "login refused: {error}");
     let Some(mut socket) = socket else { return };
     backend::error(socket.output(), Severity::Fatal, &error);

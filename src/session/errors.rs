@@ -4,9 +4,11 @@
 use super::Session;
 use super::pipeline::{Expect, Parsed};
 use super::replies::{Fate, body};
-use crate::error::SqlState;
+use crate::error::{Error, SqlState};
+use crate::metrics::metrics;
 use crate::pool::Lease;
 use crate::prepared::{self, Unnamed};
+use crate::trouble;
 use crate::wire::backend::{self as tag, ErrorFields, Severity};
 use crate::wire::{HEADER, Header};
 
@@ -34,7 +36,7 @@ impl Session {
         if fields.is_fatal() {
             self.fatal = true;
             lease.broken = true;
-            crate::metrics::metrics().count_error(&fields.into_error());
+            self.note_error(&fields.into_error());
             return Fate::Pass;
         }
         if let Some(Expect::Refused(error)) = self.pipeline.front() {
@@ -54,6 +56,13 @@ impl Session {
             return Fate::Replaced;
         }
         self.put_translated(header, translated, lease)
+    }
+
+    /// Counts and keeps an error for those who watch.
+    #[cold]
+    pub(super) fn note_error(&self, error: &Error) {
+        metrics().count_error(error);
+        trouble::note(error, &self.pool.key, &self.handle.application);
     }
 
     /// A message of the backend's to the client, with the client's own names and positions.

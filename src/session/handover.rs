@@ -130,7 +130,7 @@ impl Session {
         }
         self.close_abandoned(&mut lease);
         self.put_params(&mut lease).map_err(|error| cannot_put(&error))?;
-        self.handle.attach(&lease.identity);
+        self.handle.attach(&lease.identity, lease.since());
         self.timing.serve(lease.since());
         self.handle.activity.set_at(State::Active, lease.since());
         Ok(lease)

@@ -32,7 +32,6 @@ use std::task::{Context, Poll};
 
 use crate::cancel::Order;
 use crate::error::{Error, Side, SqlState};
-use crate::metrics::metrics;
 use crate::net::poll_forward;
 use crate::pool::Lease;
 use crate::wire::backend::{self, Severity};
@@ -54,7 +53,7 @@ impl Session {
     pub async fn run(&mut self) -> End {
         let end = self.serve().await;
         if let End::Ended(Some(error)) = &end {
-            metrics().count_error(error);
+            self.note_error(error);
             tracing::info!(client = self.handle.id, pool = %self.pool.key, code = error.code.code(), "session ended: {error}");
             // Behind half a message it would be read as the rest of that.
             if self.reply_rest == 0 || self.reply_is_swallowed {

@@ -28,7 +28,7 @@ pub(super) enum Refused {
 impl Session {
     /// With no backend: refuses what the client wants now, as PostgreSQL refuses a statement: the error, and the connection stays.
     pub(super) fn refuse(&mut self, error: &Error) {
-        crate::metrics::metrics().count_error(error);
+        self.note_error(error);
         tracing::debug!(client = self.handle.id, pool = %self.pool.key, code = error.code.code(), "refused: {error}");
         backend::error(self.client.output(), Severity::Error, error);
         self.refused = Some(Refused::Message);
@@ -69,7 +69,7 @@ impl Session {
     #[cold]
     pub(super) fn refuse_statement(&mut self, lease: &mut Lease) {
         let error = too_many_statements();
-        crate::metrics::metrics().count_error(&error);
+        self.note_error(&error);
         tracing::debug!(client = self.handle.id, pool = %self.pool.key, code = error.code.code(), "refused: {error}");
         self.client.join(&mut lease.socket);
         backend::message(tag::EXECUTE, lease.socket.output(), |out| {

@@ -172,12 +172,12 @@ impl Session {
             Err(AskError::Refused(error)) => {
                 tracing::warn!(client = self.handle.id, "cannot ask what the session carries: {error}");
                 self.pins.add(PinReason::Set.effect());
-                self.handle.attach(&lease.identity);
+                self.handle.attach(&lease.identity, lease.since());
                 return Ok(());
             }
             Err(error) => return Err(error),
         };
-        self.handle.attach(&lease.identity);
+        self.handle.attach(&lease.identity, lease.since());
         self.tell_heard(lease);
         if open.resets {
             // A custom parameter that was reset is empty, not absent.

@@ -25,7 +25,7 @@ impl Session {
             return Err(AskError::Io(std::io::ErrorKind::ConnectionAborted.into()));
         }
         let outcome = self.move_channels(lease).await;
-        self.handle.attach(&lease.identity);
+        self.handle.attach(&lease.identity, lease.since());
         match outcome {
             Ok(true) => {
                 self.pins.remove(PinReason::Listen.effect());
