@@ -89,6 +89,20 @@ fn programs() -> Vec<(&'static str, Vec<Say>)> {
             ),
         ),
         (
+            "in front of a Query that must not be in a transaction",
+            with(
+                vec![pid.clone(), named.clone(), change.clone()],
+                with(times(&Say::new().bind("", "s", &[]).query("vacuum mine.t")), vec![uses("s"), show.clone()]),
+            ),
+        ),
+        (
+            "described in front of one, behind another message",
+            with(
+                vec![pid.clone(), named.clone(), change.clone()],
+                times(&Say::new().close_statement("none").describe_statement("s").query("vacuum mine.t")),
+            ),
+        ),
+        (
             "in a transaction",
             with(
                 vec![pid.clone(), named.clone(), change.clone()],

@@ -1,11 +1,13 @@
 //! What a backend lacks is put in front of the client's own messages, and what it has too much of is closed.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::BufMut;
 
 use super::Session;
 use super::pipeline::Expect;
+use super::sql_names::Need;
 use super::statements::{put_named, put_parse};
 use crate::pool::Lease;
 use crate::prepared::{self, Prepared};
@@ -49,6 +51,32 @@ impl Session {
         put_parse(lease.socket.output(), &statement.name, &definition);
         self.pipeline.push(Expect::OwnParse(statement.id));
         self.note_prepared(statement, false, lease);
+    }
+
+    /// Before a statement is used that must be prepared under settings of another time: what puts those in force is
+    /// executed, and so would make a transaction of the client's batch (a `DISCARD ALL` in a Query behind it is refused
+    /// then). As long as nothing is bound, a Sync of ours ends nothing. `false`: once what was sent is answered.
+    #[inline]
+    pub(super) fn prepare_early(&mut self, statement: &Arc<prepared::Statement>, lease: &mut Lease) -> bool {
+        match lease.statements.get(statement.id) {
+            Prepared::At(_) => true,
+            Prepared::Outdated | Prepared::Absent => self.try_early(statement, lease),
+        }
+    }
+
+    #[cold]
+    fn try_early(&mut self, statement: &Arc<prepared::Statement>, lease: &mut Lease) -> bool {
+        let runs = statement.sql.is_some() || !self.difference(statement.params.as_ref(), lease).is_empty();
+        if self.bound || !runs {
+            return true;
+        }
+        if self.sql_waits(lease) {
+            return false;
+        }
+        if lease.status == Status::Idle {
+            self.sql_try(&Need { statement: statement.clone(), runs: true }, lease);
+        }
+        true
     }
 
     /// Sends a Parse of ours in front, if this backend does not have the statement.

@@ -235,7 +235,7 @@ impl Session {
         }
     }
 
-    fn sql_try(&mut self, need: &Need, lease: &mut Lease) {
+    pub(super) fn sql_try(&mut self, need: &Need, lease: &mut Lease) {
         let Need { statement, runs } = need;
         match lease.statements.get(statement.id) {
             Prepared::At(_) => return,

@@ -202,6 +202,9 @@ impl Session {
         if self.must_hear_first(effects) || effects.any(Effects::LISTS) && self.sql_waits(lease) {
             return false;
         }
+        if !is_sql && !self.prepare_early(&statement, lease) {
+            return false;
+        }
         self.note_bound(effects, &statement.definition, lease);
         let is_listed = is_sql && self.sql_bind(&statement, &portal, lease);
         match (is_sql, lease.status) {
@@ -319,6 +322,9 @@ impl Session {
         let is_sql = !closes && statement.effects.any(Effects::NAMES);
         if !closes && self.pipeline.parse_hangs(statement.id) || is_sql && !self.pipeline.is_certain() {
             self.undecided = true;
+            return false;
+        }
+        if !closes && !is_sql && !self.prepare_early(&statement, lease) {
             return false;
         }
         self.open_batch = true;
