@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::admin::{self, Readiness};
+use crate::admin::{self, Readiness, Watched};
 use crate::cancel::{Clients, Order};
 use crate::client::{self, PassedThrough, Shared};
 use crate::config::{Config, ListenAddr};
@@ -45,7 +45,13 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     let (accepting, stop_accepting) = watch::channel(true);
     let readiness = Readiness::default();
     let http = http.map(|http| {
-        tokio::spawn(admin::serve(http, shared.registry.clone(), shared.clients.clone(), readiness.clone()))
+        let watched = Watched {
+            registry: shared.registry.clone(),
+            clients: shared.clients.clone(),
+            count: shared.count.clone(),
+            readiness: readiness.clone(),
+        };
+        tokio::spawn(admin::serve(http, watched))
     });
     tokio::spawn(shared.registry.clone().keep_up());
     warm(&shared);

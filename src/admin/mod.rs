@@ -1,21 +1,26 @@
-//! What operators and load balancers look at: `/healthz`, `/readyz` and `/metrics` on a port of their own.
+//! What operators, load balancers and monitoring look at, on a port of its own: `/healthz`, `/readyz`, `/metrics` and the
+//! live page. Looks at clients and pools, and changes nothing.
 
+mod access;
+mod diagnosis;
+mod http;
+mod live;
+mod snapshot;
 mod survey;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use axum::Router;
-use axum::http::{StatusCode, header};
+use axum::http::header;
 use axum::response::IntoResponse;
-use axum::routing::get;
-use tokio::net::TcpListener;
 
 use crate::activity::State;
 use crate::cancel::Clients;
 use crate::metrics::metrics;
 use crate::pool::Registry;
-pub use survey::{Caller, Clock, Survey};
+pub use diagnosis::{Diagnosis, Facts, Holders, PoolFacts, Severity, diagnose};
+pub use http::serve;
+pub use survey::{Caller, Clock, Crowd, Seen, Survey};
 
 /// Whether new clients should be sent here.
 #[derive(Debug, Clone, Default)]
@@ -28,31 +33,35 @@ impl Readiness {
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
     }
-}
 
-/// Answers until the process ends.
-pub async fn serve(listener: TcpListener, registry: Arc<Registry>, clients: Arc<Clients>, readiness: Readiness) {
-    let router = Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(move || ready(readiness.clone())))
-        .route("/metrics", get(move || scrape(registry.clone(), clients.clone())));
-    if let Err(error) = axum::serve(listener, router).await {
-        tracing::error!("the HTTP server ended: {error}");
+    /// Whether it is no.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
     }
 }
 
-async fn ready(readiness: Readiness) -> impl IntoResponse {
-    if readiness.draining.load(Ordering::Acquire) {
-        (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
-    } else {
-        (StatusCode::OK, "ready\n")
+/// What is looked at.
+pub struct Watched {
+    /// The pools.
+    pub registry: Arc<Registry>,
+    /// Logged-in clients.
+    pub clients: Arc<Clients>,
+    /// Clients, those that log in included.
+    pub count: Arc<AtomicUsize>,
+    /// Whether new ones should come.
+    pub readiness: Readiness,
+}
+
+impl Watched {
+    fn connected(&self) -> usize {
+        self.count.load(Ordering::Acquire)
     }
 }
 
-async fn scrape(registry: Arc<Registry>, clients: Arc<Clients>) -> impl IntoResponse {
-    let survey = Survey::of(&clients);
-    for pool in registry.all() {
-        pool.observe(&survey.pools.get(&pool.key).map(|clock| clock.clients).unwrap_or_default());
+fn scrape(watched: &Watched) -> impl IntoResponse + use<> {
+    let survey = Survey::of(&watched.clients);
+    for pool in watched.registry.all() {
+        pool.observe(&survey.pools.get(&pool.key).map(|crowd| crowd.clock.clients).unwrap_or_default());
     }
     let callers = survey.callers.iter().map(|(caller, clock)| {
         let [waiting, transaction] = [State::Waiting, State::IdleInTransaction].map(|state| clock.longest(state));

@@ -1,23 +1,50 @@
-//! What all clients are doing at one moment, by pool and by caller. Costs a walk over the clients, and none of them a lock
-//! that it needs.
+//! What all clients are doing at one moment, by pool and by caller. Costs a walk over the clients: each is locked for no
+//! longer than it takes to copy a few numbers.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::activity::State;
-use crate::cancel::Clients;
+use crate::cancel::{Clients, Handle};
 use crate::pool::PoolKey;
 
-/// Callers that are told apart; the rest is one.
-const TOP: usize = 10;
+/// Callers that are told apart, and clients that are shown of each kind; the rest is counted.
+pub(super) const TOP: usize = 10;
 
 /// A moment.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Survey {
     /// By pool.
-    pub pools: HashMap<PoolKey, Clock>,
+    pub pools: HashMap<PoolKey, Crowd>,
     /// By `application_name` and user, those with the greatest demand first.
     pub callers: Vec<(Caller, Clock)>,
+    /// Clients that wait for a backend, who waits longest first.
+    pub waiting: Vec<Seen>,
+    /// Clients that hold a backend in a transaction, who has held it longest first.
+    pub transactions: Vec<Seen>,
+    /// Clients that are pinned, in no order.
+    pub pinned: Vec<Seen>,
+}
+
+/// The clients of one pool.
+#[derive(Debug, Default)]
+pub struct Crowd {
+    /// All of them.
+    pub clock: Clock,
+    /// By `application_name`.
+    pub callers: HashMap<Box<str>, Clock>,
+}
+
+/// A client as it was then.
+#[derive(Clone)]
+pub struct Seen {
+    /// Who it is.
+    pub client: Arc<Handle>,
+    /// What it did.
+    pub state: State,
+    /// For how long: waiting, or holding its backend.
+    pub time: Duration,
 }
 
 /// Who calls.
@@ -76,19 +103,46 @@ impl Survey {
     /// Of these clients, now.
     pub fn of(clients: &Clients) -> Self {
         let mut survey = Self::default();
-        let mut callers: HashMap<Caller, Clock> = HashMap::new();
         for client in clients.all() {
-            let (state, time) = client.activity.get();
-            let key = &client.pool.key;
-            match survey.pools.get_mut(key) {
-                Some(clock) => clock.note(state, time),
-                None => survey.pools.entry(key.clone()).or_default().note(state, time),
+            survey.note(client);
+        }
+        let mut callers: HashMap<Caller, Clock> = HashMap::new();
+        for (key, crowd) in &survey.pools {
+            for (application, clock) in &crowd.callers {
+                let caller = Caller { application: application.to_string(), user: key.user.clone() };
+                callers.entry(caller).or_default().add(clock);
             }
-            let caller = Caller { application: client.application.to_string(), user: key.user.clone() };
-            callers.entry(caller).or_default().note(state, time);
         }
         survey.callers = ranked(callers);
+        for seen in [&mut survey.waiting, &mut survey.transactions] {
+            seen.sort_by_key(|seen| std::cmp::Reverse(seen.time));
+        }
         survey
+    }
+
+    fn note(&mut self, client: Arc<Handle>) {
+        let (state, time) = client.activity.get();
+        let key = &client.pool.key;
+        if !self.pools.contains_key(key) {
+            self.pools.insert(key.clone(), Crowd::default());
+        }
+        let Some(crowd) = self.pools.get_mut(key) else { return };
+        crowd.clock.note(state, time);
+        match crowd.callers.get_mut(&*client.application) {
+            Some(clock) => clock.note(state, time),
+            None => crowd.callers.entry(client.application.clone()).or_default().note(state, time),
+        }
+        if client.pinned().is_some() {
+            self.pinned.push(Seen { client: client.clone(), state, time });
+        }
+        match state {
+            State::Idle | State::Pinned => {}
+            State::Waiting => self.waiting.push(Seen { client, state, time }),
+            State::Active | State::IdleInTransaction => {
+                let time = client.holds_for().unwrap_or(time);
+                self.transactions.push(Seen { client, state, time });
+            }
+        }
     }
 }
 

@@ -34,8 +34,10 @@ use std::time::Duration;
 pub struct Config {
     /// Where clients connect. Never empty.
     pub listen: Vec<ListenAddr>,
-    /// Where `/healthz`, `/readyz` and `/metrics` are served; `None` switches them off.
+    /// Where the live page, `/healthz`, `/readyz` and `/metrics` are served; `None` switches them off.
     pub http_listen: Option<SocketAddr>,
+    /// Who may see the live page and the metrics.
+    pub http: HttpAccess,
     /// Runtime threads; 1 runs everything on one thread.
     pub worker_threads: usize,
     /// Clients at one time, logging in included; more are refused with 53300.
@@ -75,6 +77,15 @@ pub enum ListenAddr {
     Unix(PathBuf),
 }
 
+/// Who may see the live page and the metrics; `/healthz` and `/readyz` are everybody's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HttpAccess {
+    /// Networks besides loopback. Empty: loopback only, or everybody who has the token, if there is one.
+    pub from: Vec<Network>,
+    /// What must be shown besides.
+    pub token: Option<Password>,
+}
+
 /// An IP network in CIDR notation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Network {
@@ -82,6 +93,19 @@ pub struct Network {
     pub addr: IpAddr,
     /// Prefix length in bits.
     pub prefix: u8,
+}
+
+impl Network {
+    /// Whether an address is in it. An IPv4 address that is written as IPv6 is the same address.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        let bits = |ip: IpAddr| match ip.to_canonical() {
+            IpAddr::V4(ip) => (32, u128::from(ip.to_bits())),
+            IpAddr::V6(ip) => (128, ip.to_bits()),
+        };
+        let ((width, network), (ip_width, ip)) = (bits(self.addr), bits(ip));
+        let host = width - u32::from(self.prefix).min(width);
+        width == ip_width && (host >= 128 || network >> host == ip >> host)
+    }
 }
 
 /// How clients prove who they are. The best that the user's stored secret allows is chosen.

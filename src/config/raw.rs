@@ -90,6 +90,10 @@ keys! {
     General {
         listen: Listeners,
         http_listen: OptionalAddress,
+        http_from: Networks,
+        http_token: Hidden,
+        http_token_env: Text,
+        http_token_file: FilePath,
         worker_threads: Count<1, 1024>,
         max_clients: Count<1, MOST_CLIENTS>,
         max_backends: Count<1, MOST_BACKENDS>,

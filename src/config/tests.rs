@@ -208,3 +208,19 @@ fn debug_output_shows_no_secret() {
     let shown = format!("{config:?}");
     assert!(!shown.contains("hunter2") && !shown.contains("d0322"), "{shown}");
 }
+
+#[test]
+fn networks() {
+    let network = |addr: &str, prefix| Network { addr: addr.parse().unwrap(), prefix };
+    for (net, ip, expected) in [
+        (network("10.0.0.0", 8), "10.9.8.7", true),
+        (network("10.0.0.0", 8), "11.0.0.1", false),
+        (network("10.0.0.0", 8), "::ffff:10.0.0.1", true),
+        (network("0.0.0.0", 0), "1.2.3.4", true),
+        (network("0.0.0.0", 0), "::1", false),
+        (network("::1", 128), "::1", true),
+        (network("::", 0), "fe80::1", true),
+    ] {
+        assert_eq!(net.contains(ip.parse().unwrap()), expected, "{net:?} {ip}");
+    }
+}

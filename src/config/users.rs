@@ -52,6 +52,25 @@ fn add_userlist(path: &Option<Sourced<PathBuf>>, users: &mut HashMap<String, Use
     }
 }
 
+/// What a viewer of the live page must show.
+pub(super) fn http_token(
+    general: &raw::General,
+    variables: &BTreeMap<String, String>,
+    report: &mut Report,
+) -> Option<Password> {
+    let choice = Choice::of(
+        &general.http_token,
+        ("http_token_env", &general.http_token_env),
+        ("http_token_file", &general.http_token_file),
+        &None,
+    );
+    let resolver = Resolver { place: "", variables };
+    match resolver.secret(&choice, report)? {
+        Secret::Plain(token) => Some(token),
+        Secret::Md5(_) | Secret::Scram(_) => None,
+    }
+}
+
 fn listed(name: &str, user: &raw::User, variables: &BTreeMap<String, String>, report: &mut Report) -> User {
     let account = &user.account;
     let place = Scope::User(name.to_owned()).place();

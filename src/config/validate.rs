@@ -10,8 +10,8 @@ use super::raw::{self, Raw};
 use super::source::{ConfigErrors, Report, Source, Sourced};
 use super::url::UrlUser;
 use super::{
-    ClientAuth, ClientTlsMode, Config, Database, ListenAddr, PoolSettings, PoolSize, UnlistedUsers, User, databases,
-    defaults, tls, users,
+    ClientAuth, ClientTlsMode, Config, Database, HttpAccess, ListenAddr, PoolSettings, PoolSize, UnlistedUsers, User,
+    databases, defaults, tls, users,
 };
 
 /// What `validate` works on, apart from the keys.
@@ -39,6 +39,10 @@ pub(super) fn config(raw: &Raw, inputs: Inputs<'_>, mut report: Report) -> Resul
     let config = Config {
         listen,
         http_listen,
+        http: HttpAccess {
+            from: or(&general.http_from, Vec::new()),
+            token: users::http_token(general, inputs.variables, report_to),
+        },
         worker_threads: or(&general.worker_threads, defaults::WORKER_THREADS),
         max_clients,
         max_backends,

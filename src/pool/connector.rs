@@ -21,6 +21,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// The longest pause: a restarted database is found again within this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// A failure whose pause ended longer ago says nothing of now.
+const RECENT: Duration = Duration::from_secs(10);
+
 /// What an attempt came to.
 pub(super) enum Outcome {
     /// A lease on a new backend.
@@ -79,6 +82,13 @@ impl Connector {
     /// The database's own error, if the last attempts failed.
     pub(super) fn last_error(&self, target: &Target) -> Option<Error> {
         self.trouble().as_ref().map(|trouble| trouble.error.to_error(target))
+    }
+
+    /// The same, if the next attempt's time was not long ago.
+    pub(super) fn recent_error(&self, target: &Target) -> Option<Error> {
+        let trouble = self.trouble();
+        let recent = trouble.as_ref().filter(|trouble| trouble.until + RECENT > Instant::now());
+        recent.map(|trouble| trouble.error.to_error(target))
     }
 
     /// Forgets failures, because what caused them (a password, an address) was changed.

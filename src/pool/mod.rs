@@ -185,6 +185,21 @@ impl Pool {
         self.waits().first_key_value().map_or(Duration::ZERO, |(asked, _)| asked.elapsed())
     }
 
+    /// Why backends cannot be opened, if that was so a moment ago.
+    pub fn unreachable(&self) -> Option<Error> {
+        self.connector.recent_error(&self.target.load())
+    }
+
+    /// How many of its backends are idle.
+    pub fn idle(&self) -> usize {
+        self.store.len()
+    }
+
+    /// How many backends would have served the demand of the last `window` without making clients wait.
+    pub fn needed(&self, now: &Sample, window: Duration) -> usize {
+        self.pressure.needed(now, window)
+    }
+
     /// Demand for its backends now, and what was used of them until now.
     pub fn sample(&self) -> Sample {
         let (active, waiting) = (self.active.load(Ordering::Acquire), self.waiting.load(Ordering::Acquire));

@@ -1,0 +1,345 @@
+//! What is wrong now, in one sentence that says which setting or query to look at. Pure: facts in, a sentence out.
+
+use std::time::Duration;
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// Nothing to do.
+    Well,
+    /// Worth a look.
+    Notice,
+    /// Clients wait or fail.
+    Trouble,
+}
+
+impl Severity {
+    /// As the page shows it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Severity::Well => "well",
+            Severity::Notice => "notice",
+            Severity::Trouble => "trouble",
+        }
+    }
+}
+
+/// The sentence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diagnosis {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What is wrong, and where to look.
+    pub sentence: String,
+}
+
+/// The process at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// Clients connected.
+    pub clients: usize,
+    /// `max_clients`.
+    pub max_clients: usize,
+    /// Told to end: takes nobody new.
+    pub draining: bool,
+    /// Its pools.
+    pub pools: Vec<PoolFacts>,
+}
+
+/// A pool at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct PoolFacts {
+    /// `database/user`.
+    pub name: String,
+    /// The most backends that it may have.
+    pub size: usize,
+    /// Backends that are lent.
+    pub active: usize,
+    /// Of these, those of clients that are silent in a transaction.
+    pub in_transaction: Holders,
+    /// Those of clients that are pinned and silent.
+    pub pinned: Holders,
+    /// Those that run a statement.
+    pub running: Holders,
+    /// Clients that wait, and how long the first of them has.
+    pub waiting: Holders,
+    /// Backends that would have been enough in the last ten seconds.
+    pub needed: usize,
+    /// Connections that the database has left; `None`: not known.
+    pub free: Option<usize>,
+    /// Why the last backend could not be opened, if that was a moment ago.
+    pub unreachable: Option<String>,
+    /// Of all clients that hold a backend or wait for one, those of the caller with the most.
+    pub greatest: (String, usize),
+    /// `idle_transaction_timeout`.
+    pub idle_transaction_timeout: Option<Duration>,
+    /// `max_leases_per_application`.
+    pub max_leases_per_application: Option<usize>,
+    /// The commonest reason of its pins.
+    pub pin_reason: Option<&'static str>,
+}
+
+/// Clients in one state.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Holders {
+    /// How many.
+    pub count: usize,
+    /// The `application_name` of most of them.
+    pub caller: String,
+    /// How many are that caller's.
+    pub of_caller: usize,
+    /// How long the one that has been longest.
+    pub longest: Duration,
+}
+
+impl Holders {
+    fn by_caller(&self) -> String {
+        let name = caller(&self.caller);
+        match self.of_caller == self.count {
+            true => format!("all held by {name}, the longest for {}", time(self.longest)),
+            false => format!("{} held by {name}, the longest for {}", self.of_caller, time(self.longest)),
+        }
+    }
+}
+
+/// A shorter wait is nobody's trouble.
+const SHORT: Duration = Duration::from_millis(250);
+
+/// A statement that runs longer is long for what a function does.
+const LONG: Duration = Duration::from_secs(1);
+
+/// A transaction that is silent for longer holds its backend for nothing.
+const SILENT: Duration = Duration::from_secs(5);
+
+/// What is worst.
+pub fn diagnose(facts: &Facts) -> Diagnosis {
+    if facts.draining {
+        return notice(format!("pgfunnel is draining: it takes no new clients; {} are left", facts.clients));
+    }
+    let worst = |judge: fn(&PoolFacts) -> Option<Diagnosis>| {
+        let judged = facts.pools.iter().filter_map(|pool| judge(pool).map(|judged| (pool.waiting.longest, judged)));
+        judged.max_by_key(|(wait, diagnosis)| (diagnosis.severity, *wait)).map(|(_, diagnosis)| diagnosis)
+    };
+    [unreachable as fn(&PoolFacts) -> _, saturated, starved]
+        .into_iter()
+        .find_map(worst)
+        .or_else(|| full(facts))
+        .or_else(|| worst(held))
+        .unwrap_or_else(|| well(facts))
+}
+
+fn unreachable(pool: &PoolFacts) -> Option<Diagnosis> {
+    let why = pool.unreachable.as_ref()?;
+    let waiting = waiting(pool).unwrap_or_else(|| "nobody waits yet".to_owned());
+    Some(trouble(format!(
+        "pool {} cannot open backends ({why}); {waiting}; look at the database, its host in [databases] and its log",
+        pool.name
+    )))
+}
+
+/// Every backend is lent, and clients wait.
+fn saturated(pool: &PoolFacts) -> Option<Diagnosis> {
+    let waiting = waiting(pool)?;
+    if pool.active < pool.size {
+        return None;
+    }
+    let is_most = |holders: &Holders| 2 * holders.count >= pool.size;
+    let why = if is_most(&pool.in_transaction) {
+        silent(pool)
+    } else if is_most(&pool.pinned) {
+        let reason = pool.pin_reason.unwrap_or("session state");
+        let by = pool.pinned.by_caller();
+        format!("{} are pinned ({reason}), {by}; look at SHOW PINS and \"What pins\" in the README", pool.pinned.count)
+    } else if pool.running.longest >= LONG && is_most(&pool.running) {
+        let by = pool.running.by_caller();
+        format!("{} run statements, {by}; look at these statements, or set query_timeout", pool.running.count)
+    } else {
+        small(pool)
+    };
+    Some(trouble(format!(
+        "pool {} is saturated: {} of {} backends are lent; {why}; {waiting}",
+        pool.name, pool.active, pool.size
+    )))
+}
+
+fn silent(pool: &PoolFacts) -> String {
+    let limit = pool.idle_transaction_timeout.map_or("off".to_owned(), time);
+    let by = pool.in_transaction.by_caller();
+    let count = pool.in_transaction.count;
+    format!(
+        "{count} are idle in transaction, {by}; look at what it does before COMMIT, or lower idle_transaction_timeout ({limit})"
+    )
+}
+
+/// More is asked for than there is.
+fn small(pool: &PoolFacts) -> String {
+    let (name, count) = &pool.greatest;
+    let demand = pool.active + pool.waiting.count;
+    if 2 * count > demand && pool.max_leases_per_application.is_none() && *count > pool.size {
+        let name = caller(name);
+        return format!("{name} asks for {count} of {demand}; raise pool_size, or set max_leases_per_application");
+    }
+    let needed = pool.needed.max(pool.size + 1);
+    match pool.free {
+        Some(free) if free < needed - pool.size => {
+            format!(
+                "{needed} would be enough, but the database has only {free} connections left: raise its max_connections"
+            )
+        }
+        _ => format!("{needed} would be enough: raise pool_size"),
+    }
+}
+
+/// Clients wait, although not every backend is lent: there are no more.
+fn starved(pool: &PoolFacts) -> Option<Diagnosis> {
+    let waiting = waiting(pool)?;
+    let why = match pool.free {
+        Some(0) => "the database has no connection left: raise its max_connections, or look at who else uses it",
+        _ => "max_backends of the process or the database, max_leases, or slow logins keep it from more",
+    };
+    let (active, size) = (pool.active, pool.size);
+    Some(trouble(format!("pool {} gets no more than {active} of {size} backends; {why}; {waiting}", pool.name)))
+}
+
+fn full(facts: &Facts) -> Option<Diagnosis> {
+    let (clients, most) = (facts.clients, facts.max_clients);
+    if clients >= most {
+        return Some(trouble(format!("max_clients is reached ({most}): more clients are refused; raise max_clients")));
+    }
+    (clients * 10 >= most * 9).then(|| notice(format!("{clients} of {most} clients are connected; raise max_clients")))
+}
+
+/// Nobody waits yet.
+fn held(pool: &PoolFacts) -> Option<Diagnosis> {
+    let idle = &pool.in_transaction;
+    let is_long = idle.count > 0 && (2 * idle.count >= pool.size || idle.longest >= SILENT);
+    is_long.then(|| notice(format!("pool {}: of {} backends {}", pool.name, pool.size, silent(pool))))
+}
+
+fn well(facts: &Facts) -> Diagnosis {
+    let (active, size): (usize, usize) =
+        facts.pools.iter().fold((0, 0), |(active, size), pool| (active + pool.active, size + pool.size));
+    let clients = facts.clients;
+    let sentence = match facts.pools.len() {
+        0 => format!("all is well: {clients} clients, no pool has been used yet"),
+        _ => format!("all is well: {clients} clients, {active} of {size} backends are lent, nobody waits long"),
+    };
+    Diagnosis { severity: Severity::Well, sentence }
+}
+
+fn waiting(pool: &PoolFacts) -> Option<String> {
+    let Holders { count, longest, .. } = pool.waiting;
+    (count > 0 && longest >= SHORT).then(|| format!("{count} clients wait, the first for {}", time(longest)))
+}
+
+fn caller(name: &str) -> String {
+    // What a client calls itself is shown, but not at any length.
+    let short: String = name.chars().take(63).collect();
+    if short.is_empty() { "clients without application_name".to_owned() } else { format!("`{short}`") }
+}
+
+fn time(time: Duration) -> String {
+    match time.as_secs_f64() {
+        seconds if seconds < 10.0 => format!("{seconds:.1} s"),
+        seconds if seconds < 120.0 => format!("{seconds:.0} s"),
+        seconds => format!("{:.0} min", seconds / 60.0),
+    }
+}
+
+fn trouble(sentence: String) -> Diagnosis {
+    Diagnosis { severity: Severity::Trouble, sentence }
+}
+
+fn notice(sentence: String) -> Diagnosis {
+    Diagnosis { severity: Severity::Notice, sentence }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holders(count: usize, caller: &str, of_caller: usize, seconds: f64) -> Holders {
+        Holders { count, caller: caller.into(), of_caller, longest: Duration::from_secs_f64(seconds) }
+    }
+
+    fn pool() -> PoolFacts {
+        PoolFacts {
+            name: "app/api".into(),
+            size: 20,
+            active: 20,
+            waiting: holders(30, "api", 30, 1.5),
+            idle_transaction_timeout: Some(Duration::from_secs(60)),
+            ..PoolFacts::default()
+        }
+    }
+
+    fn of(pool: PoolFacts) -> (Severity, String) {
+        let facts = Facts { clients: 50, max_clients: 1000, draining: false, pools: vec![pool] };
+        let Diagnosis { severity, sentence } = diagnose(&facts);
+        (severity, sentence)
+    }
+
+    #[test]
+    fn the_reason_is_named_with_what_to_look_at() {
+        let free = Some(50);
+        for (case, expected) in [
+            (
+                PoolFacts { in_transaction: holders(20, "report-fn", 17, 8.2), ..pool() },
+                "pool app/api is saturated: 20 of 20 backends are lent; 20 are idle in transaction, 17 held by `report-fn`, \
+                 the longest for 8.2 s; look at what it does before COMMIT, or lower idle_transaction_timeout (60 s); \
+                 30 clients wait, the first for 1.5 s",
+            ),
+            (
+                PoolFacts { pinned: holders(15, "lock-fn", 15, 300.0), pin_reason: Some("advisory_lock"), ..pool() },
+                "15 are pinned (advisory_lock), all held by `lock-fn`, the longest for 5 min",
+            ),
+            (
+                PoolFacts { running: holders(20, "slow-fn", 20, 12.0), ..pool() },
+                "20 run statements, all held by `slow-fn`, the longest for 12 s",
+            ),
+            (
+                PoolFacts { running: holders(20, "a", 4, 0.1), greatest: ("storm-fn".into(), 40), ..pool() },
+                "`storm-fn` asks for 40 of 50; raise pool_size, or set max_leases_per_application",
+            ),
+            (PoolFacts { needed: 35, free, ..pool() }, "35 would be enough: raise pool_size"),
+            (PoolFacts { needed: 35, free: Some(3), ..pool() }, "the database has only 3 connections left"),
+            (
+                PoolFacts { active: 7, free: Some(0), ..pool() },
+                "gets no more than 7 of 20 backends; the database has no",
+            ),
+            (PoolFacts { active: 7, ..pool() }, "gets no more than 7 of 20 backends; max_backends"),
+            (
+                PoolFacts { active: 0, unreachable: Some("connection refused".into()), ..pool() },
+                "pool app/api cannot open backends (connection refused); 30 clients wait",
+            ),
+        ] {
+            let (severity, sentence) = of(case);
+            assert_eq!(severity, Severity::Trouble, "{sentence}");
+            assert!(sentence.contains(expected), "{sentence}\n{expected}");
+        }
+    }
+
+    #[test]
+    fn a_busy_pool_without_waiters_is_well() {
+        let busy = PoolFacts { waiting: holders(3, "api", 3, 0.02), ..pool() };
+        assert_eq!(of(busy).0, Severity::Well);
+        let held =
+            PoolFacts { active: 3, waiting: Holders::default(), in_transaction: holders(1, "x", 1, 9.0), ..pool() };
+        assert_eq!(of(held).0, Severity::Notice);
+    }
+
+    #[test]
+    fn the_process_has_its_own_limits() {
+        let facts = |clients, draining| Facts { clients, max_clients: 100, draining, pools: Vec::new() };
+        assert_eq!(diagnose(&facts(100, false)).severity, Severity::Trouble);
+        assert_eq!(diagnose(&facts(90, false)).severity, Severity::Notice);
+        assert_eq!(diagnose(&facts(3, false)).severity, Severity::Well);
+        assert!(diagnose(&facts(3, true)).sentence.contains("draining"));
+    }
+
+    #[test]
+    fn a_nameless_caller_and_a_long_name() {
+        assert_eq!(caller(""), "clients without application_name");
+        assert_eq!(caller(&"x".repeat(500)).len(), 65);
+    }
+}
