@@ -156,8 +156,12 @@ impl Pipeline {
             Expect::Parse(Parsed::Named(..)) | Expect::OwnParse(_) | Expect::OwnRun(..) => self.parses -= 1,
             Expect::Parse(Parsed::Unnamed(unnamed)) if self.parses_unnamed(unnamed.version) => self.unnamed = None,
             Expect::OwnUnnamed(_) | Expect::OwnClose(0) => self.own_unnamed -= 1,
-            // The same version may be closed twice; the first answer is as good.
-            Expect::CloseUnnamed(version) if self.unnamed == Some(LastUnnamed::Close(*version)) => self.unnamed = None,
+            // The same version may be closed twice, and the first one skipped.
+            Expect::CloseUnnamed(version) if self.unnamed == Some(LastUnnamed::Close(*version)) => {
+                if !self.queue.iter().any(|expect| matches!(expect, Expect::CloseUnnamed(_))) {
+                    self.unnamed = None;
+                }
+            }
             _ => {}
         }
     }
@@ -308,6 +312,19 @@ mod tests {
             assert!(p.unnamed_hangs());
             p.pop();
             assert!(!p.unnamed_hangs());
+        }
+    }
+
+    #[test]
+    fn an_unnamed_statement_closed_twice_is_closed_although_the_first_is_skipped() {
+        let mut p = pipeline([Expect::Execute, Expect::CloseUnnamed(1), Expect::Sync]);
+        p.push(Expect::CloseUnnamed(1));
+        p.push(Expect::Sync);
+        p.fail();
+        assert!(p.closes_unnamed() && p.unnamed_hangs());
+        for closed in [true, false] {
+            assert_eq!(p.closes_unnamed(), closed);
+            (0..2).for_each(|_| drop(p.pop()));
         }
     }
 
