@@ -44,6 +44,8 @@ pub struct Handle {
     pub application: Box<str>,
     /// Where it comes from; `None`: a Unix socket.
     pub peer: Option<SocketAddr>,
+    /// It is connected by TLS.
+    pub tls: bool,
     /// When it logged in.
     pub since: Instant,
     /// What it is doing.
@@ -254,6 +256,8 @@ pub struct Who {
     pub application: Box<str>,
     /// Where it comes from; `None`: a Unix socket.
     pub peer: Option<SocketAddr>,
+    /// By TLS.
+    pub tls: bool,
 }
 
 /// A client's entry; dropped, it is gone and its key means nothing.
@@ -292,6 +296,7 @@ impl Clients {
             pool: who.pool,
             application: who.application,
             peer: who.peer,
+            tls: who.tls,
             since: Instant::now(),
             activity: Activity::default(),
             pinned: Mutex::default(),

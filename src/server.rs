@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
@@ -42,6 +42,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         None => None,
     };
     let shared = shared(config)?;
+    metrics().config_read.set(now());
     let (accepting, stop_accepting) = watch::channel(true);
     let readiness = Readiness::default();
     let http = http.map(|http| {
@@ -173,6 +174,7 @@ async fn reload(shared: &Arc<Shared>) {
     let label = match outcome {
         Ok(()) => {
             tracing::info!("configuration reloaded");
+            metrics().config_read.set(now());
             "ok"
         }
         Err(error) => {
@@ -181,6 +183,11 @@ async fn reload(shared: &Arc<Shared>) {
         }
     };
     metrics().reloads.with_label_values(&[label]).inc();
+}
+
+/// Seconds since 1970.
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
 /// Lets what runs finish for at most `timeout`, then ends it.

@@ -63,13 +63,18 @@ fn exposed() -> Result<BTreeMap<String, (String, Vec<String>)>> {
     all.callers.show([("a", "u", [0; 5], Duration::ZERO, Duration::ZERO)].into_iter());
     all.count_pin("r");
     all.count_refusal("s");
+    all.count_timeout("s");
+    all.count_connect_error(&Error::protocol("m"));
+    all.observe_login(Duration::ZERO, Duration::ZERO);
     all.count_error(&Error::protocol("m"));
     all.count_login(true);
     let text = String::from_utf8(all.render())?;
     let mut found = BTreeMap::new();
     for line in text.lines() {
         let words: Vec<&str> = line.split(' ').collect();
-        if let ["#", "TYPE", name, kind] = words[..] {
+        if let ["#", "TYPE", name, kind] = words[..]
+            && !name.starts_with("process_")
+        {
             let is_sample = |line: &&str| {
                 let behind = line.strip_prefix(name).map(|rest| rest.strip_prefix("_count").unwrap_or(rest));
                 behind.is_some_and(|rest| rest.starts_with(['{', ' ']))
@@ -103,6 +108,13 @@ fn every_metric_has_its_type_and_labels() -> Result {
         assert_eq!(&shown, labels, "{name}");
     }
     let listed = readme.lines().filter(|line| line.starts_with("| `pgfunnel_")).count();
+    let known = |word: &str| {
+        exposed.keys().any(|name| word.strip_prefix(name.as_str()).is_some_and(|rest| matches!(rest, "" | "_count")))
+    };
+    let words = readme.split(|byte: char| !(byte.is_ascii_lowercase() || byte == '_'));
+    for word in words.filter(|word| word.starts_with("pgfunnel_") && *word != "pgfunnel_auth") {
+        assert!(known(word), "{word} is no metric");
+    }
     assert_eq!(listed, exposed.len(), "README.md lists a metric that is not there");
     Ok(())
 }

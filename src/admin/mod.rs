@@ -68,5 +68,7 @@ fn scrape(watched: &Watched) -> impl IntoResponse + use<> {
         (caller.application.as_str(), caller.user.as_str(), clock.clients, waiting, transaction)
     });
     metrics().callers.show(callers);
+    metrics().clients_tls.set(survey.tls as i64);
+    metrics().draining.set(i64::from(watched.readiness.is_draining()));
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics().render())
 }

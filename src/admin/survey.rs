@@ -17,6 +17,8 @@ pub(super) const TOP: usize = 10;
 pub struct Survey {
     /// By pool.
     pub pools: HashMap<PoolKey, Crowd>,
+    /// Clients that are connected by TLS.
+    pub tls: usize,
     /// By `application_name` and user, those with the greatest demand first.
     pub callers: Vec<(Caller, Clock)>,
     /// Clients that wait for a backend, who waits longest first.
@@ -122,6 +124,7 @@ impl Survey {
 
     fn note(&mut self, client: Arc<Handle>) {
         let (state, time) = client.activity.get();
+        self.tls += usize::from(client.tls);
         let key = &client.pool.key;
         if !self.pools.contains_key(key) {
             self.pools.insert(key.clone(), Crowd::default());

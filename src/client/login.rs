@@ -68,7 +68,7 @@ pub(super) async fn login(shared: &Arc<Shared>, socket: &mut Socket, arrival: Ar
     let pool = shared.registry.pool(&key, credential)?;
     let params = pool.resolve(settings(startup)?).await?;
     let application = params.settings.get("application_name").unwrap_or_default().into();
-    let who = Who { pool: pool.clone(), application, peer: arrival.peer };
+    let who = Who { pool: pool.clone(), application, peer: arrival.peer, tls: socket.io().is_tls() };
     let entry = shared.clients.enter(who, if version >= Version::V3_2 { 32 } else { 4 })?;
     greet(socket, &entry, &params);
     socket.flush().await?;

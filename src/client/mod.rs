@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
@@ -153,12 +154,16 @@ async fn admit(shared: &Arc<Shared>, mut plain: Plain, mut peer: Option<SocketAd
     let _logging_in = LoggingIn::new();
     let limit = shared.config.load().client_login_timeout;
     let mut socket = None;
+    let accepted = Instant::now();
     let outcome = tokio::time::timeout(limit, async {
         real_peer(shared, &mut plain, &mut peer).await?;
         let Some(opened) = startup::open(shared, plain, peer).await? else { return Ok(None) };
         let (opened_socket, arrival) = opened;
         let socket = socket.insert(opened_socket);
-        login::login(shared, socket, arrival).await.map(Some)
+        let asked = Instant::now();
+        let outcome = login::login(shared, socket, arrival).await?;
+        metrics().observe_login(asked - accepted, asked.elapsed());
+        Ok(Some(outcome))
     })
     .await
     .unwrap_or_else(|_| Err(Refusal::Told(login_timeout(limit))));
@@ -228,6 +233,7 @@ fn peer_name(peer: Option<SocketAddr>) -> String {
 
 #[cold]
 fn login_timeout(limit: std::time::Duration) -> Error {
+    metrics().count_timeout("client_login_timeout");
     Error::new(
         Side::Client,
         SqlState::QUERY_CANCELED,

@@ -5,10 +5,12 @@ mod callers;
 mod pool;
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
+use prometheus::process_collector::ProcessCollector;
 use prometheus::{
-    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 pub use callers::Callers;
@@ -29,7 +31,16 @@ pub struct Metrics {
     pools: Pools,
     /// Those who call.
     pub callers: Callers,
+    login_time: HistogramVec,
+    /// Clients that are connected by TLS.
+    pub clients_tls: IntGauge,
+    /// 1 while no new clients are taken and those that are there finish.
+    pub draining: IntGauge,
+    /// When the configuration in force was read, in seconds since 1970.
+    pub config_read: Gauge,
     refusals: IntCounterVec,
+    timeouts: IntCounterVec,
+    connect_errors: IntCounterVec,
     pins: IntCounterVec,
     errors: IntCounterVec,
     logins: IntCounterVec,
@@ -52,12 +63,40 @@ impl Metrics {
     fn new() -> Self {
         let registry = Registry::new();
         let counters = |name: &str, help: &str, labels: &[&str]| counters(&registry, name, help, labels);
-        let gauges = |name: &str, help: &str, labels: &[&str]| gauges(&registry, name, help, labels);
+        let gauge = |name: &str, help: &str| gauges(&registry, name, help, &[]).with_label_values::<&str>(&[]);
+        gauges(&registry, "pgfunnel_build_info", "Always 1; the version of this process.", &["version"])
+            .with_label_values(&[env!("CARGO_PKG_VERSION")])
+            .set(1);
+        registry.register(Box::new(ProcessCollector::for_self())).expect("each name is registered once");
         Self {
-            clients_logging_in: gauges("pgfunnel_clients_logging_in", "Clients that are not logged in yet.", &[])
-                .with_label_values::<&str>(&[]),
+            clients_logging_in: gauge("pgfunnel_clients_logging_in", "Clients that are not logged in yet."),
             pools: Pools::new(&registry),
             callers: Callers::new(&registry),
+            login_time: times(
+                &registry,
+                "pgfunnel_login_seconds",
+                "Time that successful client logins took, by phase: startup (from accept to the startup packet, PROXY header and TLS included), auth (from there to the first ReadyForQuery).",
+                &["phase"],
+            ),
+            clients_tls: gauge("pgfunnel_clients_tls", "Logged-in clients that are connected by TLS."),
+            draining: gauge("pgfunnel_draining", "1 while no new clients are taken and those that are there finish."),
+            config_read: floats(
+                &registry,
+                "pgfunnel_config_read_timestamp_seconds",
+                "When the configuration in force was read, in seconds since 1970.",
+                &[],
+            )
+            .with_label_values::<&str>(&[]),
+            timeouts: counters(
+                "pgfunnel_timeouts_total",
+                "Statements cancelled and clients ended because a time limit of pgfunnel's has passed, by the setting.",
+                &["setting"],
+            ),
+            connect_errors: counters(
+                "pgfunnel_backend_connect_errors_total",
+                "Attempts to open a backend that failed, by SQLSTATE: PostgreSQL's own, 08001 if it cannot be reached.",
+                &["sqlstate"],
+            ),
             refusals: counters(
                 "pgfunnel_refusals_total",
                 "Clients refused by a limit of pgfunnel's, by the setting.",
@@ -70,8 +109,8 @@ impl Metrics {
             ),
             errors: counters(
                 "pgfunnel_errors_total",
-                "Errors sent to clients, by the side at fault and SQLSTATE class; errors of single statements are the database's own and not counted.",
-                &["side", "class"],
+                "Errors sent to clients, by the side at fault and SQLSTATE; errors of single statements are the database's own and not counted.",
+                &["side", "sqlstate"],
             ),
             logins: counters("pgfunnel_logins_total", "Client logins by outcome.", &["outcome"]),
             cancels: counters(
@@ -107,8 +146,24 @@ impl Metrics {
 
     /// Counts an error that a client is told by us, or that ends its connection.
     pub fn count_error(&self, error: &Error) {
-        let class = error.code.code().get(..2).unwrap_or("XX");
-        self.errors.with_label_values(&[error.side.as_str(), class]).inc();
+        self.errors.with_label_values(&[error.side.as_str(), error.code.code()]).inc();
+    }
+
+    /// Counts what a time limit has ended.
+    pub fn count_timeout(&self, setting: &str) {
+        self.timeouts.with_label_values(&[setting]).inc();
+    }
+
+    /// Counts an attempt to open a backend that failed.
+    pub fn count_connect_error(&self, error: &Error) {
+        self.connect_errors.with_label_values(&[error.code.code()]).inc();
+    }
+
+    /// How long the phases of a client's login took that went well.
+    pub fn observe_login(&self, startup: Duration, auth: Duration) {
+        for (phase, time) in [("startup", startup), ("auth", auth)] {
+            self.login_time.with_label_values(&[phase]).observe(time.as_secs_f64());
+        }
     }
 
     /// Counts a pin.

@@ -13,6 +13,7 @@ use crate::backend::{Backend, ConnectError, Failed, Target, connect};
 use crate::clock::Moment;
 use crate::config::{HiddenState, PoolSize};
 use crate::error::Error;
+use crate::metrics::metrics;
 use crate::track::Params;
 
 /// The first pause after a failure; each further failure doubles it.
@@ -194,6 +195,7 @@ impl Pool {
                 self.metrics.connect_failed.inc();
                 let told = failed.error.to_error(&target);
                 tracing::warn!(pool = %self.key, "connecting to the database failed: {told}");
+                metrics().count_connect_error(&told);
                 self.connector.failed(failed.error.clone());
                 let passing = failed.error.is_passing();
                 drop(slot);

@@ -13,6 +13,7 @@ use super::Session;
 use crate::cancel::Order;
 use crate::config::PoolMode;
 use crate::error::{Error, Side, SqlState};
+use crate::metrics::metrics;
 use crate::net::Io;
 use crate::pool::Lease;
 use crate::wire::backend::Status;
@@ -175,6 +176,7 @@ impl Session {
             return Poll::Ready(self.query_timeout_error());
         }
         self.timed_out = true;
+        metrics().count_timeout("query_timeout");
         let handle = self.handle.clone();
         tokio::spawn(async move {
             if let Err(error) = handle.cancel().await {
@@ -213,6 +215,7 @@ pub(super) fn cancelled() -> Error {
 
 /// 57P05 for a client without a lease.
 pub(super) fn client_idle(limit: Option<Duration>) -> Error {
+    metrics().count_timeout("client_idle_timeout");
     Error::new(
         Side::Proxy,
         SqlState::IDLE_SESSION_TIMEOUT,
@@ -226,6 +229,7 @@ pub(super) fn client_idle(limit: Option<Duration>) -> Error {
 
 /// 25P03.
 fn idle_in_transaction(limit: Option<Duration>) -> Error {
+    metrics().count_timeout("idle_transaction_timeout");
     Error::new(
         Side::Proxy,
         SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
