@@ -17,7 +17,7 @@ pub use callers::Callers;
 use pool::Pools;
 pub use pool::{BorrowWait, PoolMetrics, WINDOWS};
 
-use crate::error::Error;
+use crate::error::{Error, Side, SqlState};
 
 /// From "at once" to longer than any sane limit, in seconds.
 const TIME_BUCKETS: [f64; 15] =
@@ -52,7 +52,19 @@ pub struct Metrics {
     pub reloads: IntCounterVec,
 }
 
-static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);
+static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
+    let metrics = Metrics::new();
+    metrics.show_zeros();
+    metrics
+});
+
+/// Limits that clients are refused by.
+const REFUSING: [&str; 5] =
+    ["borrow_timeout", "max_waiting", "max_clients", "max_leases", "max_leases_per_application"];
+
+/// Limits in time.
+const TIMEOUTS: [&str; 4] =
+    ["query_timeout", "idle_transaction_timeout", "client_idle_timeout", "client_login_timeout"];
 
 /// The process's metrics.
 pub fn metrics() -> &'static Metrics {
@@ -127,6 +139,16 @@ impl Metrics {
             reloads: counters("pgfunnel_reloads_total", "Configuration reloads by outcome.", &["outcome"]),
             registry,
         }
+    }
+
+    /// Counters begin at zero, not with the first event: Prometheus sees no increase in what was not there before.
+    fn show_zeros(&self) {
+        REFUSING.iter().for_each(|setting| drop(self.refusals.with_label_values(&[setting])));
+        TIMEOUTS.iter().for_each(|setting| drop(self.timeouts.with_label_values(&[setting])));
+        for outcome in ["ok", "failed"] {
+            drop((self.logins.with_label_values(&[outcome]), self.reloads.with_label_values(&[outcome])));
+        }
+        drop(self.errors.with_label_values(&[Side::Proxy.as_str(), SqlState::INTERNAL_ERROR.code()]));
     }
 
     /// The handles of the pool `database`/`user`.
