@@ -38,7 +38,8 @@ main() {
       check lints cargo clippy --all-targets --locked --quiet -- -D warnings
       check_with cargo-deny licences cargo deny --all-features check licenses bans sources
       check Dockerfile "$tools/python/bin/hadolint" deploy/Dockerfile
-      check_with promtool prometheus.yml promtool check config deploy/prometheus.yml
+      check monitoring promtool check config deploy/monitoring/prometheus.yml
+      check alerts promtool test rules deploy/monitoring/*.test.yml
       check_with systemd-analyze pgfunnel.service verify_unit deploy/pgfunnel.service
       check tests test_all
       for version in 16 17 18; do
@@ -160,6 +161,7 @@ install_missing() {
   need npm npm
   need chromium chromium
   need python3 python3
+  need promtool prometheus
   python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
   ((${#packages[@]} == 0)) || install "${packages[@]}"
   need_rust
