@@ -53,7 +53,7 @@ fn every_alert_has_its_paragraph() -> Result {
         }
         assert!(rule.contains(&format!("runbook: README.md#{}\n", alert.to_lowercase())), "{alert}");
         let paragraph = section.split(&format!("### {alert}\n")).nth(1).and_then(|rest| rest.split("###").next());
-        let paragraph = paragraph.unwrap_or_default();
+        let paragraph = paragraph.unwrap_or_default().replace('\n', " ");
         assert!(paragraph.contains("Look ") && paragraph.contains("Do: "), "{alert}: {paragraph}");
     }
     Ok(())
