@@ -1,5 +1,5 @@
-//! `deploy/monitoring/`: every alert has its paragraph, every metric in it exists, and a real Prometheus fires the alerts that it
-//! should, and no others, when pools are in real trouble.
+//! `deploy/monitoring/`: every alert has its paragraph, every metric in it exists, and a real Prometheus fires the alerts
+//! that it should, and no others, when pools are in real trouble.
 
 mod common;
 
@@ -173,6 +173,30 @@ fn storm(proxy: &Proxy) -> Result<Child> {
     Ok(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?)
 }
 
+/// An alert that must fire: where, its name, its labels.
+type Wanted = (SocketAddr, &'static str, &'static [(&'static str, &'static str)]);
+
+/// All of these have fired once, and nothing else has. Clients keep asking `cut`, whose database is gone.
+fn wait_until_fired(prometheus: &Prometheus, wanted: &[Wanted], cut: &Proxy) -> Result {
+    let mut missing: Vec<_> = wanted.iter().collect();
+    let start = Instant::now();
+    while !missing.is_empty() {
+        let _ = cut.target().connect().and_then(|mut client| client.query("select 1"));
+        let firing = prometheus.firing()?;
+        missing.retain(|(instance, alert, labels)| !fires(&firing, *instance, alert, labels));
+        let expected = |found: &Value| {
+            let one = std::slice::from_ref(found);
+            wanted.iter().any(|(instance, alert, _)| fires(one, *instance, alert, &[]))
+                // The lost database's clients wait in vain as well.
+                || fires(one, cut.http_addr(), "BorrowTimeouts", &[])
+        };
+        assert!(firing.iter().all(expected), "{firing:?}");
+        assert!(start.elapsed() < ALERTED, "{missing:?} of {firing:?}");
+        sleep(Duration::from_millis(500));
+    }
+    Ok(())
+}
+
 #[test]
 fn the_right_alerts_fire_and_end() -> Result {
     let (cluster, mut lost) = (Cluster::start()?, Cluster::start()?);
@@ -196,8 +220,8 @@ fn the_right_alerts_fire_and_end() -> Result {
     lost.stop("fast")?;
     stale.reload(&Config::of(&cluster).top("pool_size = \"many\""))?;
     drop(gone);
-    let pool: &[(&str, &str)] = &[("database", APP), ("user", APP)];
-    let wanted: &[(SocketAddr, &str, &[(&str, &str)])] = &[
+    let pool: &'static [(&str, &str)] = &[("database", APP), ("user", APP)];
+    let wanted: &[Wanted] = &[
         (at[0], "PoolSaturated", pool),
         (at[0], "BorrowTimeouts", pool),
         (at[0], "CallerStorm", &[("application", "storm-fn")]),
@@ -206,23 +230,11 @@ fn the_right_alerts_fire_and_end() -> Result {
         (at[3], "ReloadFailed", &[]),
         (at[4], "PgfunnelDown", &[]),
     ];
-    let mut missing: Vec<_> = wanted.iter().collect();
     let start = Instant::now();
-    while !missing.is_empty() && start.elapsed() < ALERTED {
-        let _ = cut.target().connect().and_then(|mut client| client.query("select 1"));
-        let firing = prometheus.firing()?;
-        missing.retain(|(instance, alert, labels)| !fires(&firing, *instance, alert, labels));
-        let expected = |found: &Value| {
-            wanted.iter().any(|(instance, alert, _)| fires(std::slice::from_ref(found), *instance, alert, &[]))
-                // The lost database's clients time out as well.
-                || fires(std::slice::from_ref(found), at[2], "BorrowTimeouts", &[])
-        };
-        assert!(firing.iter().all(expected), "{firing:?}");
-        sleep(Duration::from_millis(500));
-    }
+    let fired = wait_until_fired(&prometheus, wanted, &cut);
     let _ = load.kill();
     load.wait()?;
-    assert!(missing.is_empty(), "{missing:?} of {:?}", prometheus.firing()?);
+    fired?;
     holder.value("commit")?;
     lost.boot()?;
     while prometheus.firing()?.iter().any(|found| found["alertname"] != "PgfunnelDown") {

@@ -162,6 +162,7 @@ install_missing() {
   need chromium chromium
   need python3 python3
   need promtool prometheus
+  need curl curl
   python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
   ((${#packages[@]} == 0)) || install "${packages[@]}"
   need_rust
