@@ -134,11 +134,22 @@ impl Prometheus {
         Ok(Self { child, port, dir })
     }
 
+    /// What its API answers; null while it starts.
+    fn ask(&self, what: &str) -> Result<Value> {
+        let url = format!("http://{}/api/v1/{what}", self.port.addr());
+        let output = Command::new("curl").args(["--silent", "--max-time", "5", &url]).output()?;
+        Ok(serde_json::from_slice(&output.stdout).unwrap_or(Value::Null))
+    }
+
+    /// How many targets it has scraped.
+    fn scraped(&self) -> Result<usize> {
+        let answer = self.ask("query?query=up==1")?;
+        Ok(answer["data"]["result"].as_array().map_or(0, Vec::len))
+    }
+
     /// The labels of all alerts that fire.
     fn firing(&self) -> Result<Vec<Value>> {
-        let url = format!("http://{}/api/v1/alerts", self.port.addr());
-        let output = Command::new("curl").args(["--silent", "--max-time", "5", &url]).output()?;
-        let Ok(answer) = serde_json::from_slice::<Value>(&output.stdout) else { return Ok(Vec::new()) };
+        let answer = self.ask("alerts")?;
         let all = answer["data"]["alerts"].as_array().cloned().unwrap_or_default();
         Ok(all.into_iter().filter(|alert| alert["state"] == "firing").map(|alert| alert["labels"].clone()).collect())
     }
@@ -214,8 +225,8 @@ fn the_right_alerts_fire_and_end() -> Result {
     }
     let mut holder = full.target().parameter("application_name", "report-fn").connect()?;
     holder.value("begin")?;
-    // What is reported as new must not have been there at the first scrape.
-    sleep(Duration::from_secs(3));
+    // What is new must not have been there at the first scrape.
+    eventually("all are scraped", || Ok(prometheus.scraped()? == at.len()))?;
     let mut load = storm(&full)?;
     lost.stop("fast")?;
     stale.reload(&Config::of(&cluster).top("pool_size = \"many\""))?;
