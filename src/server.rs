@@ -55,6 +55,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         tokio::spawn(admin::serve(http, watched))
     });
     tokio::spawn(shared.registry.clone().keep_up());
+    tokio::spawn(crate::log::tell_repeats());
     warm(&shared);
     shared.registry.warm_up();
     for listener in listeners {

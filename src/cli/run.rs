@@ -58,6 +58,7 @@ fn serve(runtime: Runtime, config: Config) -> ExitCode {
     let outcome = runtime.block_on(crate::server::run(config));
     // Whatever still runs (a key derivation, say) has no client left to serve.
     runtime.shutdown_background();
+    crate::log::flush();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {

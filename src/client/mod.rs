@@ -217,7 +217,9 @@ async fn refuse(socket: Option<Socket>, peer: Option<SocketAddr>, refusal: Refus
     metrics().count_login(false);
     metrics().count_error(&error);
     trouble::note(&error, &"", "");
-    tracing::info!(peer = peer_name(peer), code = error.code.code(), "login refused: {error}");
+    if crate::log::is_first("login refused", "", error.code.code(), &error) {
+        tracing::info!(peer = peer_name(peer), code = error.code.code(), "login refused: {error}");
+    }
     let Some(mut socket) = socket else { return };
     backend::error(socket.output(), Severity::Fatal, &error);
     let farewell = async {

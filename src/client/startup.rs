@@ -114,7 +114,9 @@ async fn handshake(tls: &ServerTls, plain: Plain) -> Result<Socket, Refusal> {
     match Box::pin(tls.accept(plain)).await {
         Ok(stream) => Ok(Socket::new(Io::Tls(Box::new(TlsStream::Server(stream))))),
         Err(error) => {
-            tracing::info!("TLS handshake with a client failed: {error}");
+            if crate::log::is_first("TLS handshake with a client failed", "", "", &error) {
+                tracing::info!("TLS handshake with a client failed: {error}");
+            }
             Err(Refusal::Gone)
         }
     }

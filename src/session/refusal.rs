@@ -29,9 +29,16 @@ impl Session {
     /// With no backend: refuses what the client wants now, as PostgreSQL refuses a statement: the error, and the connection stays.
     pub(super) fn refuse(&mut self, error: &Error) {
         self.note_error(error);
-        tracing::debug!(client = self.handle.id, pool = %self.pool.key, code = error.code.code(), "refused: {error}");
+        self.log_refusal(error);
         backend::error(self.client.output(), Severity::Error, error);
         self.refused = Some(Refused::Message);
+    }
+
+    fn log_refusal(&self, error: &Error) {
+        let code = error.code.code();
+        if crate::log::is_first("refused", &self.pool.key.to_string(), code, error) {
+            tracing::info!(client = self.handle.id, pool = %self.pool.key, code, "refused: {error}");
+        }
     }
 
     /// Drops what was refused: one Query, or everything up to and with the next Sync. `true`: done, and the client has
@@ -70,7 +77,7 @@ impl Session {
     pub(super) fn refuse_statement(&mut self, lease: &mut Lease) {
         let error = too_many_statements();
         self.note_error(&error);
-        tracing::debug!(client = self.handle.id, pool = %self.pool.key, code = error.code.code(), "refused: {error}");
+        self.log_refusal(&error);
         self.client.join(&mut lease.socket);
         backend::message(tag::EXECUTE, lease.socket.output(), |out| {
             backend::put_cstr(out, b"pgfunnel: refused");
