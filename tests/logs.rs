@@ -15,7 +15,8 @@ fn a_storm_of_refusals_is_a_few_lines_with_their_number() -> Result {
     eventually("one waits", || Ok(proxy.waiting()? == 1.0))?;
     let mut client = proxy.target().connect()?;
     for _ in 0..10_000 {
-        assert_eq!(client.first_error(&Say::new().query("select 1"))?.code, "53300");
+        client.say(&Say::new().query("select 1"))?;
+        assert_eq!(client.read_ready(1)?.error().code, "53300");
     }
     // Told although nothing more comes: the first, and all that were counted.
     let lines =
@@ -29,5 +30,27 @@ fn a_storm_of_refusals_is_a_few_lines_with_their_number() -> Result {
     })?;
     // One line a second, on however slow a machine.
     assert!((2..=120).contains(&lines().len()), "{} lines", lines().len());
+    Ok(())
+}
+
+#[test]
+fn what_is_slow_is_told_with_where_the_time_went() -> Result {
+    let cluster = Cluster::start()?;
+    let settings = "pool_size = 1\nlog_slow_query = \"300ms\"\nlog_slow_borrow = \"300ms\"";
+    let proxy = Config::of(&cluster).top(settings).start()?;
+    let mut client = proxy.target().connect()?;
+    client.value("select 'sesame'")?;
+    assert!(!proxy.log().contains("slow"), "{}", proxy.log());
+    client.value("select pg_sleep(0.5), 'sesame'")?;
+    proxy.wait_log("slow query")?;
+    assert!(!proxy.log().contains("slow borrow"), "{}", proxy.log());
+    client.value("begin")?;
+    let mut waiter = proxy.target().connect()?;
+    waiter.say(&Say::new().query("select 'sesame'"))?;
+    eventually("it waits", || Ok(proxy.waiting()? == 1.0))?;
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    client.value("commit")?;
+    proxy.wait_log("slow borrow")?;
+    assert!(!proxy.log().contains("sesame"), "a literal in the log");
     Ok(())
 }

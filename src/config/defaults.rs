@@ -51,6 +51,8 @@ impl Default for PoolSettings {
             isolation: Isolation::Standard,
             hidden_state: HiddenState::Certify,
             query_timeout: None,
+            log_slow_query: None,
+            log_slow_borrow: None,
             // A function that is frozen or killed in mid-transaction must not hold a backend (and its locks).
             idle_transaction_timeout: Some(Duration::from_secs(60)),
             // A frozen Lambda environment is silent for hours and healthy.

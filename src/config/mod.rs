@@ -305,6 +305,10 @@ pub struct PoolSettings {
     pub hidden_state: HiddenState,
     /// A statement running longer is cancelled; `None`: no limit.
     pub query_timeout: Option<Duration>,
+    /// A query that took longer, the wait for a backend included, is logged; `None`: none is.
+    pub log_slow_query: Option<Duration>,
+    /// A wait for a backend that took longer is logged; `None`: none is.
+    pub log_slow_borrow: Option<Duration>,
     /// A client that holds a lease and is silent between two statements of a transaction for so long is closed
     /// and its transaction rolled back; `None`: no limit.
     pub idle_transaction_timeout: Option<Duration>,
@@ -327,6 +331,10 @@ pub struct PoolOverrides {
     pub max_waiting: Option<usize>,
     /// See [`PoolSettings::query_timeout`]; `Some(None)` switches it off.
     pub query_timeout: Option<Option<Duration>>,
+    /// See [`PoolSettings::log_slow_query`].
+    pub log_slow_query: Option<Option<Duration>>,
+    /// See [`PoolSettings::log_slow_borrow`].
+    pub log_slow_borrow: Option<Option<Duration>>,
     /// See [`PoolSettings::idle_transaction_timeout`].
     pub idle_transaction_timeout: Option<Option<Duration>>,
     /// See [`PoolSettings::client_idle_timeout`].
@@ -362,6 +370,8 @@ impl PoolOverrides {
         set(&mut settings.borrow_timeout, &self.borrow_timeout);
         set(&mut settings.max_waiting, &self.max_waiting);
         set(&mut settings.query_timeout, &self.query_timeout);
+        set(&mut settings.log_slow_query, &self.log_slow_query);
+        set(&mut settings.log_slow_borrow, &self.log_slow_borrow);
         set(&mut settings.idle_transaction_timeout, &self.idle_transaction_timeout);
         set(&mut settings.client_idle_timeout, &self.client_idle_timeout);
     }

@@ -126,6 +126,8 @@ keys! {
         isolation: Isolation,
         hidden_state: HiddenState,
         query_timeout: OptionalSpan,
+        log_slow_query: OptionalSpan,
+        log_slow_borrow: OptionalSpan,
         idle_transaction_timeout: OptionalSpan,
         client_idle_timeout: OptionalSpan,
     }
@@ -172,6 +174,8 @@ keys! {
         borrow_timeout: Span,
         max_waiting: Count<0, MOST_CLIENTS>,
         query_timeout: OptionalSpan,
+        log_slow_query: OptionalSpan,
+        log_slow_borrow: OptionalSpan,
         idle_transaction_timeout: OptionalSpan,
         client_idle_timeout: OptionalSpan,
     }

@@ -103,6 +103,8 @@ fn listed(name: &str, user: &raw::User, variables: &BTreeMap<String, String>, re
             borrow_timeout: value(&pool.borrow_timeout),
             max_waiting: value(&pool.max_waiting),
             query_timeout: value(&pool.query_timeout),
+            log_slow_query: value(&pool.log_slow_query),
+            log_slow_borrow: value(&pool.log_slow_borrow),
             idle_transaction_timeout: value(&pool.idle_transaction_timeout),
             client_idle_timeout: value(&pool.client_idle_timeout),
         },

@@ -85,6 +85,8 @@ pub(super) fn pool_settings(base: PoolSettings, pool: &raw::Pool) -> PoolSetting
         isolation: or(&pool.isolation, base.isolation),
         hidden_state: or(&pool.hidden_state, base.hidden_state),
         query_timeout: or(&pool.query_timeout, base.query_timeout),
+        log_slow_query: or(&pool.log_slow_query, base.log_slow_query),
+        log_slow_borrow: or(&pool.log_slow_borrow, base.log_slow_borrow),
         idle_transaction_timeout: or(&pool.idle_transaction_timeout, base.idle_transaction_timeout),
         client_idle_timeout: or(&pool.client_idle_timeout, base.client_idle_timeout),
     }

@@ -19,6 +19,7 @@ mod replies;
 mod requests;
 mod settle;
 mod sharing;
+mod slow;
 mod sql_names;
 mod sql_own;
 mod sql_state;

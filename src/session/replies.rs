@@ -216,7 +216,10 @@ impl Session {
         self.timed_out = false;
         self.limits.restart();
         let answered = self.pipeline.is_empty();
-        let now = self.timing.answer(!answered, &self.pool.metrics);
+        let (now, took) = self.timing.answer(!answered, &self.pool.metrics);
+        if let Some(took) = took {
+            self.log_slow_query(&took, lease);
+        }
         if answered {
             self.barrier = false;
             self.open.resetting = false;

@@ -1,5 +1,7 @@
 //! How long a client's query takes, and how long of that it is the database's.
 
+use std::time::Duration;
+
 use crate::clock::Moment;
 use crate::metrics::PoolMetrics;
 
@@ -10,6 +12,34 @@ pub(super) struct Timing {
     asked: Option<Moment>,
     /// When there was a backend for it.
     served: Option<Moment>,
+}
+
+/// A query that has been answered.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Answered {
+    /// When it was asked.
+    asked: Moment,
+    /// When there was a backend for it.
+    served: Moment,
+    /// When it was answered.
+    at: Moment,
+}
+
+impl Answered {
+    /// How long it took in all.
+    pub(super) fn total(&self) -> Duration {
+        self.at.since(self.asked)
+    }
+
+    /// How long of that it waited for a backend.
+    pub(super) fn waited(&self) -> Duration {
+        self.served.since(self.asked)
+    }
+
+    /// How long of that was the database's.
+    pub(super) fn database(&self) -> Duration {
+        self.at.since(self.served)
+    }
 }
 
 impl Timing {
@@ -32,15 +62,17 @@ impl Timing {
         }
     }
 
-    /// It is answered; `more`: what was sent behind it is next. Returns when that was.
+    /// It is answered; `more`: what was sent behind it is next. Returns when that was, and what it took.
     #[inline]
-    pub(super) fn answer(&mut self, more: bool, metrics: &PoolMetrics) -> Moment {
+    pub(super) fn answer(&mut self, more: bool, metrics: &PoolMetrics) -> (Moment, Option<Answered>) {
         let now = Moment::now();
+        let mut answered = None;
         if let (Some(asked), Some(served)) = (self.asked, self.served) {
             metrics.query.observe(now.seconds_since(asked));
             metrics.query_database.observe(now.seconds_since(served));
+            answered = Some(Answered { asked, served, at: now });
         }
         (self.asked, self.served) = if more { (Some(now), Some(now)) } else { (None, None) };
-        now
+        (now, answered)
     }
 }

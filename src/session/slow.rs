@@ -1,0 +1,50 @@
+//! Lines about what is slow: queries, and waits for a backend.
+
+use super::Session;
+use super::timing::Answered;
+use crate::pool::Lease;
+
+impl Session {
+    /// Logs a query that took longer than `log_slow_query`.
+    #[inline]
+    pub(super) fn log_slow_query(&self, took: &Answered, lease: &Lease) {
+        if self.pool.settings.load().log_slow_query.is_some_and(|limit| took.total() > limit) {
+            self.log_query(took, lease);
+        }
+        let waited = took.waited();
+        if !waited.is_zero() && self.pool.settings.load().log_slow_borrow.is_some_and(|limit| waited > limit) {
+            self.log_borrow(took, lease);
+        }
+    }
+
+    #[cold]
+    fn log_query(&self, took: &Answered, lease: &Lease) {
+        let (pool, message) = (self.pool.key.to_string(), format!("{:?}", took.total()));
+        if crate::log::is_first("slow query", &pool, "", &message) {
+            tracing::info!(
+                client = self.handle.id,
+                backend = lease.identity.pid,
+                pool,
+                application = &*self.handle.application,
+                waited_ms = took.waited().as_millis() as u64,
+                database_ms = took.database().as_millis() as u64,
+                "slow query: {message}"
+            );
+        }
+    }
+
+    #[cold]
+    fn log_borrow(&self, took: &Answered, lease: &Lease) {
+        let (pool, message) = (self.pool.key.to_string(), format!("{:?}", took.waited()));
+        if crate::log::is_first("slow borrow", &pool, "", &message) {
+            tracing::info!(
+                client = self.handle.id,
+                backend = lease.identity.pid,
+                pool,
+                application = &*self.handle.application,
+                waited_ms = took.waited().as_millis() as u64,
+                "slow borrow: waited {message} for a backend"
+            );
+        }
+    }
+}
