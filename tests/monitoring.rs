@@ -127,7 +127,9 @@ impl Prometheus {
         fs::write(dir.path().join("prometheus.yml"), config)?;
         let log = fs::File::create(dir.path().join("log"))?;
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--", "prometheus", "--config.file=prometheus.yml"]);
+        let missing = "PGFUNNEL_TEST_PROMETHEUS is not set: tests/run.sh unpacks a Prometheus and sets it";
+        let program = std::env::var_os("PGFUNNEL_TEST_PROMETHEUS").ok_or(missing)?;
+        command.args(["--pdeathsig", "KILL", "--"]).arg(program).arg("--config.file=prometheus.yml");
         command.args(["--storage.tsdb.path=data", &format!("--web.listen-address={}", port.addr())]);
         let child =
             command.current_dir(dir.path()).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;

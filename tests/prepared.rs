@@ -422,6 +422,8 @@ fn a_bind_in_a_failed_transaction_is_refused_as_by_postgresql_on_any_backend() -
         ("select 1", &[], &[Some("1")]),
         ("select 1", &[], &[]),
         ("select $1", &[23, 23, 23], &[Some("1")]),
+        ("begin", &[], &[Some("1")]),
+        ("set timezone = 'UTC'", &[], &[]),
         ("rollback", &[], &[]),
     ] {
         let said = |wire: &mut Wire| -> Result<_> {

@@ -34,12 +34,13 @@ main() {
       install_missing
       provide_python
       provide_node
+      provide_prometheus
       check formatting cargo fmt --check
       check lints cargo clippy --all-targets --locked --quiet -- -D warnings
       check_with cargo-deny licences cargo deny --all-features check licenses bans sources
       check Dockerfile "$tools/python/bin/hadolint" deploy/Dockerfile
-      check monitoring promtool check config deploy/monitoring/prometheus.yml
-      check alerts promtool test rules deploy/monitoring/*.test.yml
+      check monitoring "$promtool" check config deploy/monitoring/prometheus.yml
+      check alerts "$promtool" test rules deploy/monitoring/*.test.yml
       check_with systemd-analyze pgfunnel.service verify_unit deploy/pgfunnel.service
       check tests test_all
       for version in 16 17 18; do
@@ -161,7 +162,6 @@ install_missing() {
   need npm npm
   need chromium chromium
   need python3 python3
-  need promtool prometheus
   need curl curl
   python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
   ((${#packages[@]} == 0)) || install "${packages[@]}"
@@ -224,6 +224,20 @@ make_node() {
     (cd "$package" && node scripts/hydrate-symlinks.js) || return
   done
   chmod -R a+rX "$tools/node"
+}
+
+# Unpacked, not installed: Debian's package would start a server.
+provide_prometheus() {
+  provide prometheus prometheus make_prometheus
+  export PGFUNNEL_TEST_PROMETHEUS=$tools/prometheus/usr/bin/prometheus
+  promtool=$tools/prometheus/usr/bin/promtool
+}
+
+make_prometheus() {
+  local dir=$tools/prometheus
+  rm -rf "$dir" && mkdir -p "$dir" && as_root apt-get update || return
+  (cd "$dir" && apt-get download prometheus && dpkg-deb --extract prometheus_*.deb . && rm prometheus_*.deb) || return
+  chmod -R a+rX "$dir"
 }
 
 main "$@"

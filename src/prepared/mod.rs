@@ -175,6 +175,14 @@ impl Statement {
         types.map_or(0, |count| u16::from_be_bytes(*count)).max(track::parameters(self.text()))
     }
 
+    /// Whether it surely does not end a transaction, as only that may run in one that has failed.
+    pub fn ends_nothing(&self) -> bool {
+        let first = self.text().trim_ascii_start().split(|byte| !byte.is_ascii_alphabetic()).next().unwrap_or_default();
+        let ends: [&[u8]; 5] = [b"commit", b"rollback", b"end", b"abort", b"prepare"];
+        // It may begin with a comment.
+        !first.is_empty() && !ends.iter().any(|word| first.eq_ignore_ascii_case(word))
+    }
+
     /// Whether SQL could have prepared it: a query, not a utility statement.
     pub fn is_plain(&self) -> bool {
         let first = self.text().trim_ascii_start().split(|byte| !byte.is_ascii_alphabetic()).next().unwrap_or_default();

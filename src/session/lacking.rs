@@ -38,7 +38,7 @@ impl Session {
     pub(super) fn ensure_bindable(&mut self, statement: &prepared::Statement, lease: &mut Lease) {
         let surely_failed = lease.status == Status::Failed && self.pipeline.is_certain() && !self.bound;
         let lacks = lease.statements.get(statement.id) == Prepared::Absent;
-        if !(surely_failed && lacks && statement.sql.is_none() && statement.is_plain()) {
+        if !(surely_failed && lacks && statement.sql.is_none() && statement.ends_nothing()) {
             return self.ensure_prepared(statement, lease);
         }
         let count = statement.parameters();

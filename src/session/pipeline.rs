@@ -157,10 +157,11 @@ impl Pipeline {
             Expect::Parse(Parsed::Unnamed(unnamed)) if self.parses_unnamed(unnamed.version) => self.unnamed = None,
             Expect::OwnUnnamed(_) | Expect::OwnClose(0) => self.own_unnamed -= 1,
             // The same version may be closed twice, and the first one skipped.
-            Expect::CloseUnnamed(version) if self.unnamed == Some(LastUnnamed::Close(*version)) => {
-                if !self.queue.iter().any(|expect| matches!(expect, Expect::CloseUnnamed(_))) {
-                    self.unnamed = None;
-                }
+            Expect::CloseUnnamed(version)
+                if self.unnamed == Some(LastUnnamed::Close(*version))
+                    && !self.queue.iter().any(|expect| matches!(expect, Expect::CloseUnnamed(_))) =>
+            {
+                self.unnamed = None;
             }
             _ => {}
         }

@@ -218,7 +218,7 @@ impl Session {
         let answered = self.pipeline.is_empty();
         let (now, took) = self.timing.answer(!answered, &self.pool.metrics);
         if let Some(took) = took {
-            self.log_slow_query(&took, lease);
+            self.log_what_is_slow(&took, lease);
         }
         if answered {
             self.barrier = false;

@@ -5,14 +5,14 @@ use super::timing::Answered;
 use crate::pool::Lease;
 
 impl Session {
-    /// Logs a query that took longer than `log_slow_query`.
+    /// Logs a query that took longer than `log_slow_query`, or waited longer than `log_slow_borrow`.
     #[inline]
-    pub(super) fn log_slow_query(&self, took: &Answered, lease: &Lease) {
-        if self.pool.settings.load().log_slow_query.is_some_and(|limit| took.total() > limit) {
+    pub(super) fn log_what_is_slow(&self, took: &Answered, lease: &Lease) {
+        let settings = self.pool.settings.load();
+        if settings.log_slow_query.is_some_and(|limit| took.total() > limit) {
             self.log_query(took, lease);
         }
-        let waited = took.waited();
-        if !waited.is_zero() && self.pool.settings.load().log_slow_borrow.is_some_and(|limit| waited > limit) {
+        if settings.log_slow_borrow.is_some_and(|limit| took.waited() > limit) {
             self.log_borrow(took, lease);
         }
     }
