@@ -38,6 +38,7 @@ figure 'Storms' 420 "$here/storm.py" "${storm[@]}"
 figure 'Memory of idle clients' 240 "$here/memory.py" "${memory[@]}"
 figure 'Hand-over' 120 "$here/handover.py"
 figure 'Streaming' 120 "$here/stream.py"
+figure 'Being watched' 180 "$here/watched.py"
 
 printf '\n%s\n' "$( ((status == 0)) && echo 'Every limit is kept.' || echo 'A LIMIT IS EXCEEDED, see above.')"
 exit $status

@@ -53,7 +53,7 @@ def unverified():
 class Client:
     """A logged-in connection."""
 
-    def __init__(self, port, tls=False):
+    def __init__(self, port, tls=False, database=DATABASE):
         self.buffer = bytearray()
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=60)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -62,7 +62,7 @@ class Client:
             if self.socket.recv(1) != b"S":
                 raise RuntimeError("the server has no TLS")
             self.socket = unverified().wrap_socket(self.socket)
-        startup = struct.pack("!I", 196608) + f"user\0{USER}\0database\0{DATABASE}\0\0".encode()
+        startup = struct.pack("!I", 196608) + f"user\0{USER}\0database\0{database}\0\0".encode()
         self.socket.sendall(struct.pack("!I", len(startup) + 4) + startup)
         self._log_in()
         self.until_ready()
