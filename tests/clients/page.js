@@ -44,8 +44,8 @@ async function main() {
     check((await rows("waiting")).includes("api-fn"), "waiting");
     check((await rows("pins")).includes("temporary"), `pins: ${await rows("pins")}`);
     check((await rows("errors")).includes("53300"), `errors: ${await rows("errors")}`);
-    const line = await page.$eval("#pools svg .demand", (line) => line.getAttribute("points").split(" ").length);
-    check(line > 1, `points of the line: ${line}`);
+    const isDrawn = () => document.querySelector("#pools svg .demand").getAttribute("points").split(" ").length > 1;
+    await page.waitForFunction(isDrawn, undefined, { timeout: PATIENCE });
 
     // A client's name is text.
     check((await rows("callers")).includes("<img"), `the name of the hostile client: ${await rows("callers")}`);
