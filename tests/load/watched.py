@@ -4,6 +4,8 @@ pgfunnel that nobody looks at beside one with a scrape each second, a viewer of 
 both take turns in short slices. And how long a scrape of 100 pools takes. Exit 1 if a limit is exceeded."""
 
 import argparse
+import contextlib
+import http.client
 import os
 import statistics
 import subprocess
@@ -20,21 +22,28 @@ LIMIT, SCRAPE_LIMIT = 1.02, 0.010
 POOLS = 100
 
 
+def look(port):
+    """Somebody who looks at the page, until pgfunnel ends."""
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        page = urllib.request.urlopen(f"http://127.0.0.1:{port}/events", timeout=30)
+        while page.read1(65536):
+            pass
+
+
 def watch(port, stop):
-    """A scrape each second, and somebody who looks at the page."""
-    page = urllib.request.urlopen(f"http://127.0.0.1:{port}/events", timeout=30)
-    threading.Thread(target=lambda: [None for _ in iter(lambda: page.read1(65536), b"")], daemon=True).start()
+    """A scrape each second, and a viewer."""
+    threading.Thread(target=look, args=(port,), daemon=True).start()
     while not stop.wait(1):
         urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read()
 
 
 def cost(lab, rounds, seconds):
     """Of each round: CPU of the one that is watched over that of the other."""
-    http = free_port()
+    port = free_port()
     alone = lab.pgfunnel("alone", http_listen="off")
-    watched = lab.pgfunnel("watched", http_listen=f"127.0.0.1:{http}", log_slow_query="1s", log_slow_borrow="1s")
+    watched = lab.pgfunnel("watched", http_listen=f"127.0.0.1:{port}", log_slow_query="1s", log_slow_borrow="1s")
     stop = threading.Event()
-    threading.Thread(target=watch, args=(http, stop), daemon=True).start()
+    threading.Thread(target=watch, args=(port, stop), daemon=True).start()
     benches = [Bench(lab, server, "prepared", 16) for server in (alone, watched)]
     for turn in range(rounds):
         say(f"round {turn + 1}")
@@ -47,17 +56,17 @@ def cost(lab, rounds, seconds):
 
 def scrape(lab, rounds):
     """Seconds that each scrape took while 100 pools were there."""
-    http = free_port()
+    port = free_port()
     target = {"host": "127.0.0.1", "port": lab.port, "dbname": DATABASE, "tls": "disable"}
     pools = {f"databases__d{n}__{key}": value for n in range(POOLS) for key, value in target.items()}
-    server = lab.pgfunnel("pools", http_listen=f"127.0.0.1:{http}", pool_size=1, max_backends=150, **pools)
+    server = lab.pgfunnel("pools", http_listen=f"127.0.0.1:{port}", pool_size=1, max_backends=150, **pools)
     clients = [Client(server.port, database=f"d{n}") for n in range(POOLS)]
     for client in clients:
         client.query("select 1")
     times = []
     for _ in range(rounds):
         start = time.perf_counter()
-        text = urllib.request.urlopen(f"http://127.0.0.1:{http}/metrics", timeout=5).read()
+        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read()
         times.append(time.perf_counter() - start)
     found = text.count(b"pgfunnel_pool_size{")
     if found != POOLS:
