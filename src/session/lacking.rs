@@ -32,8 +32,9 @@ impl Session {
         }
     }
 
-    /// Before a Bind in a failed transaction, which takes no Parse: PostgreSQL compares the numbers of parameters before it
-    /// refuses (`exec_bind_message` of `src/backend/tcop/postgres.c`), and takes an empty text that has as many.
+    /// Before a Bind of a statement that this backend lacks. A failed transaction takes no Parse, but PostgreSQL compares the
+    /// numbers of parameters before it refuses the Bind (`exec_bind_message` of `src/backend/tcop/postgres.c`): it gets an
+    /// empty text that has as many, which it does take.
     #[cold]
     pub(super) fn ensure_bindable(&mut self, statement: &prepared::Statement, lease: &mut Lease) {
         let surely_failed = lease.status == Status::Failed && self.pipeline.is_certain() && !self.bound;
@@ -56,18 +57,10 @@ impl Session {
     /// Before a statement is used that must be prepared under settings of another time: what puts those in force is
     /// executed, and so would make a transaction of the client's batch (a `DISCARD ALL` in a Query behind it is refused
     /// then). As long as nothing is bound, a Sync of ours ends nothing. `false`: once what was sent is answered.
-    #[inline]
-    pub(super) fn prepare_early(&mut self, statement: &Arc<prepared::Statement>, lease: &mut Lease) -> bool {
-        match lease.statements.get(statement.id) {
-            Prepared::At(_) => true,
-            Prepared::Outdated | Prepared::Absent => self.try_early(statement, lease),
-        }
-    }
-
     #[cold]
-    fn try_early(&mut self, statement: &Arc<prepared::Statement>, lease: &mut Lease) -> bool {
+    pub(super) fn prepare_early(&mut self, statement: &Arc<prepared::Statement>, lease: &mut Lease) -> bool {
         let runs = statement.sql.is_some() || !self.difference(statement.params.as_ref(), lease).is_empty();
-        if self.bound || !runs {
+        if self.bound || !runs || matches!(lease.statements.get(statement.id), Prepared::At(_)) {
             return true;
         }
         if self.sql_waits(lease) {

@@ -202,15 +202,14 @@ impl Session {
         if self.must_hear_first(effects) || effects.any(Effects::LISTS) && self.sql_waits(lease) {
             return false;
         }
-        if !is_sql && !self.prepare_early(&statement, lease) {
+        let lacks = !is_sql && !matches!(lease.statements.get(statement.id), Prepared::At(_));
+        if lacks && !self.prepare_early(&statement, lease) {
             return false;
         }
         self.note_bound(effects, &statement.definition, lease);
         let is_listed = is_sql && self.sql_bind(&statement, &portal, lease);
-        match (is_sql, lease.status) {
-            (true, _) => {}
-            (false, Status::Failed) => self.ensure_bindable(&statement, lease),
-            (false, _) => self.ensure_prepared(&statement, lease),
+        if lacks {
+            self.ensure_bindable(&statement, lease);
         }
         self.client.skip(HEADER + names, &mut lease.socket);
         let rest = header.body() - names;
