@@ -149,7 +149,10 @@ fn saturated(pool: &PoolFacts) -> Option<Diagnosis> {
     } else if is_most(&pool.pinned) {
         let reason = pool.pin_reason.unwrap_or("session state");
         let by = pool.pinned.by_caller();
-        format!("{} are pinned ({reason}), {by}; look at SHOW PINS and \"What pins\" in the README", pool.pinned.count)
+        format!(
+            "{} are pinned ({reason}), {by}; look at the pins below, and at \"What pins\" in the README",
+            pool.pinned.count
+        )
     } else if pool.running.longest >= LONG && is_most(&pool.running) {
         let by = pool.running.by_caller();
         format!("{} run statements, {by}; look at these statements, or set query_timeout", pool.running.count)

@@ -1,6 +1,6 @@
 //! Everything that the live page shows of one moment, and the facts that its first sentence is made from.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -15,8 +15,6 @@ use crate::trouble;
 /// A moment, as the page reads it. Times are in seconds.
 #[derive(Debug, Serialize)]
 pub(super) struct Snapshot {
-    /// Since 1970.
-    at: f64,
     version: &'static str,
     severity: &'static str,
     sentence: String,
@@ -27,7 +25,6 @@ pub(super) struct Snapshot {
     waiting: Vec<ClientShown>,
     transactions: Vec<ClientShown>,
     pins: Vec<PinShown>,
-    pinned: usize,
     errors: Vec<ErrorShown>,
 }
 
@@ -107,7 +104,6 @@ impl Snapshot {
         let Survey { callers, waiting, transactions, mut pinned, .. } = survey;
         pinned.sort_by_key(|seen| seen.client.pinned().map(|pin| pin.since));
         Self {
-            at: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
             version: env!("CARGO_PKG_VERSION"),
             severity: diagnosis.severity.as_str(),
             sentence: diagnosis.sentence,
@@ -126,7 +122,6 @@ impl Snapshot {
                 .collect(),
             waiting: waiting.iter().take(TOP).map(ClientShown::of).collect(),
             transactions: transactions.iter().take(TOP).map(ClientShown::of).collect(),
-            pinned: pinned.len(),
             pins: pinned.iter().take(TOP).filter_map(PinShown::of).collect(),
             errors: errors(),
         }
