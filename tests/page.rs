@@ -2,12 +2,13 @@
 
 mod common;
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::process::Command;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use common::*;
+use socket2::{Domain, Socket, Type};
 
 /// A connection of a client that calls itself so.
 fn client(proxy: &Proxy, application: &str) -> Result<Wire> {
@@ -34,7 +35,7 @@ fn open(proxy: &Proxy) -> Result<TcpStream> {
 }
 
 /// Reads until `until` is there.
-fn read(stream: &mut TcpStream, until: &str) -> Result {
+fn read(mut stream: &TcpStream, until: &str) -> Result {
     let (mut said, mut buffer) = (String::new(), [0; 65536]);
     while !said.contains(until) {
         let count = stream.read(&mut buffer)?;
@@ -44,6 +45,16 @@ fn read(stream: &mut TcpStream, until: &str) -> Result {
         said.push_str(&String::from_utf8_lossy(buffer.get(..count).unwrap_or_default()));
     }
     Ok(())
+}
+
+/// A program of tests/clients that shows the page in a browser.
+fn browser(program: &str, proxy: &Proxy) -> Result<Command> {
+    let modules = std::env::var_os("PGFUNNEL_TEST_NODE_PATH");
+    let modules = modules.ok_or("PGFUNNEL_TEST_NODE_PATH is not set: tests/run.sh installs and sets it")?;
+    let mut node = Command::new("node");
+    node.env("NODE_PATH", modules).arg(format!("{}/tests/clients/{program}", env!("CARGO_MANIFEST_DIR")));
+    node.arg(format!("http://{}/", proxy.http_addr()));
+    Ok(node)
 }
 
 #[test]
@@ -76,18 +87,32 @@ fn a_browser_shows_who_holds_the_backends() -> Result {
             }
             Ok(())
         });
-        let modules = std::env::var_os("PGFUNNEL_TEST_NODE_PATH");
-        let modules = modules.ok_or("PGFUNNEL_TEST_NODE_PATH is not set: tests/run.sh installs and sets it")?;
-        let output = Command::new("node")
-            .env("NODE_PATH", modules)
-            .arg(format!("{}/tests/clients/page.js", env!("CARGO_MANIFEST_DIR")))
-            .arg(format!("http://{}/", proxy.http_addr()))
-            .output()?;
+        let output = browser("page.js", &proxy)?.output()?;
         drop(holders);
         let (said, complained) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success() && said.trim() == "ok", "{said}\n{complained}");
         keep_waiting.join().map_err(|_| "a waiter panicked")?
     })
+}
+
+#[test]
+fn a_page_that_was_one_too_many_comes_back() -> Result {
+    let cluster = Cluster::start()?;
+    let proxy = Config::of(&cluster).start()?;
+    let viewers = (0..50).map(|_| open(&proxy)).collect::<Result<Vec<_>>>()?;
+    viewers.iter().try_for_each(|stream| read(stream, "HTTP/1.1 200"))?;
+    let mut page = browser("page_again.js", &proxy)?.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    // It has been refused, and says so.
+    let mut said = BufReader::new(page.stdout.take().ok_or("no output")?);
+    let mut line = String::new();
+    said.read_line(&mut line)?;
+    assert_eq!(line, "lost\n");
+    drop(viewers);
+    let output = page.wait_with_output()?;
+    line.clear();
+    said.read_line(&mut line)?;
+    assert!(output.status.success() && line == "ok\n", "{line}{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
 }
 
 #[test]
@@ -139,8 +164,8 @@ fn those_who_watch_are_bounded_and_hold_nobody_up() -> Result {
     proxy.target().connect()?.value("select 1")?;
     // Frozen ones: they read one snapshot, and nothing more.
     let mut frozen = (0..50).map(|_| open(&proxy)).collect::<Result<Vec<_>>>()?;
-    frozen.iter_mut().try_for_each(|stream| read(stream, "\"sentence\":\"all is well"))?;
-    read(&mut open(&proxy)?, "too many are watching")?;
+    frozen.iter().try_for_each(|stream| read(stream, "\"sentence\":\"all is well"))?;
+    read(&open(&proxy)?, "too many are watching")?;
     let before = proxy.memory()?;
     std::thread::sleep(Duration::from_secs(5));
     let grown = proxy.memory()?.saturating_sub(before);
@@ -148,24 +173,35 @@ fn those_who_watch_are_bounded_and_hold_nobody_up() -> Result {
     proxy.metric("pgfunnel_pool_pressure", &[])?;
     // One that goes makes room.
     frozen.pop();
-    eventually("another may watch", || Ok(read(&mut open(&proxy)?, "\"pools\":[").is_ok()))
+    eventually("another may watch", || Ok(read(&open(&proxy)?, "\"pools\":[").is_ok()))
+}
+
+/// Connections from one address that say half a request, more than may be at one time.
+fn silent(proxy: &Proxy, from: [u8; 4]) -> Result<Vec<Socket>> {
+    let open = || -> Result<Socket> {
+        let mut socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.bind(&SocketAddr::from((from, 0)).into())?;
+        socket.connect(&proxy.http_addr().into())?;
+        // It may be closed at once.
+        let _ = socket.write_all(b"GET /metrics HTT");
+        Ok(socket)
+    };
+    (0..500).map(|_| open()).collect()
 }
 
 #[test]
 fn who_connects_and_says_nothing_is_not_waited_for() -> Result {
     let cluster = Cluster::start()?;
     let proxy = Config::of(&cluster).start()?;
-    // More than may be connected at one time; the first say half a request.
-    let silent = (0..260)
-        .map(|_| {
-            let mut stream = TcpStream::connect_timeout(&proxy.http_addr(), PATIENCE)?;
-            // It may be closed at once.
-            let _ = stream.write_all(b"GET /metrics HTT");
-            Ok(stream)
-        })
-        .collect::<Result<Vec<_>>>()?;
+    // Somebody else's silence keeps nobody out, not for a moment.
+    let elsewhere = silent(&proxy, [127, 0, 0, 2])?;
+    for _ in 0..20 {
+        assert_eq!(proxy.get("/healthz")?.0, 200);
+    }
+    // One's own does, for a while.
+    let own = silent(&proxy, [127, 0, 0, 1])?;
     assert!(proxy.target().connect()?.value("select 1")? == "1", "clients do not notice");
     eventually("their time is up", || Ok(proxy.get("/healthz").is_ok_and(|(status, _)| status == 200)))?;
-    drop(silent);
+    drop((elsewhere, own));
     Ok(())
 }

@@ -35,9 +35,11 @@ impl Denied {
     /// What to do about it.
     pub(super) fn hint(self) -> &'static str {
         match self {
-            Denied::Network => "not from here: set http_from or http_token in pgfunnel's configuration\n",
+            Denied::Network => {
+                "not from here: add this network to http_from, or set http_token and no http_from, in pgfunnel's configuration\n"
+            }
             Denied::Token => "the token (http_token) is wanted: as a bearer token, or as the password of any user\n",
-            Denied::Host => "ask for an address or for localhost\n",
+            Denied::Host => "ask for an address or for localhost, or set http_token in pgfunnel's configuration\n",
         }
     }
 }
@@ -55,7 +57,8 @@ pub(super) fn admit(access: &HttpAccess, visitor: Visitor<'_>) -> Result<(), Den
     match &access.token {
         Some(token) if visitor.authorization.is_some_and(|shown| shows(shown, token)) => Ok(()),
         Some(_) => Err(Denied::Token),
-        // A browser on this machine is asked by whatever page it shows; a name that is not ours gives that away.
+        // A browser on this machine is asked by whatever page it shows; a name that is not ours gives that away. The names
+        // that networks of `http_from` have for us are not known: there only the token helps.
         None if peer.is_loopback() && !visitor.host.is_none_or(is_local) => Err(Denied::Host),
         None => Ok(()),
     }

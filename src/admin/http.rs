@@ -1,9 +1,10 @@
 //! The HTTP port: `/healthz` and `/readyz` for everybody, the live page and the metrics for those who may see them.
 //! Bounded in connections, and in the time that one may take to say what it wants.
 
+use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::extract::{Request, State};
@@ -17,17 +18,19 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 
 use super::access::{Denied, Visitor, admit};
-use super::live::Live;
+use super::live::{Live, MOST_VIEWERS};
 use super::{Watched, scrape};
 
 /// Connections at one time: viewers, scrapers, load balancers.
-const MOST_CONNECTIONS: usize = 200;
+const MOST_CONNECTIONS: usize = 400;
+
+/// Of one address, so that one that says nothing does not keep the others from `/healthz`. All viewers may sit behind one.
+const MOST_OF_ONE: usize = MOST_VIEWERS + 30;
 
 /// From connecting, or from the last answer, to the end of a request's head.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What nobody acknowledges for so long goes to nobody.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
@@ -49,7 +52,7 @@ const HEADERS: [(HeaderName, &str); 5] = [
 pub async fn serve(listener: TcpListener, watched: Watched) {
     let watched = Arc::new(watched);
     let router = router(&watched);
-    let connections = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let connections = Connections::default();
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -60,13 +63,55 @@ pub async fn serve(listener: TcpListener, watched: Watched) {
             }
         };
         // One too many is closed: it must not keep those out that are there.
-        let Ok(connection) = connections.clone().try_acquire_owned() else { continue };
+        let Some(connection) = connections.enter(peer.ip()) else { continue };
         let router = router.clone().layer(Extension(peer));
         tokio::spawn(async move {
             // What breaks is the visitor's connection, and its own affair.
             let _ = converse(stream, router).await;
             drop(connection);
         });
+    }
+}
+
+/// Connections by address.
+#[derive(Clone, Default)]
+struct Connections(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+/// A connection that is counted while this lives.
+struct Connection {
+    connections: Connections,
+    peer: IpAddr,
+}
+
+impl Connections {
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `None`: there are as many as may be, of all or of this address.
+    fn enter(&self, peer: IpAddr) -> Option<Connection> {
+        let mut counts = self.lock();
+        if counts.values().sum::<usize>() >= MOST_CONNECTIONS {
+            return None;
+        }
+        let count = counts.entry(peer).or_default();
+        if *count >= MOST_OF_ONE {
+            return None;
+        }
+        *count += 1;
+        Some(Connection { connections: self.clone(), peer })
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let mut counts = self.connections.lock();
+        if let Some(count) = counts.get_mut(&self.peer) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.peer);
+            }
+        }
     }
 }
 

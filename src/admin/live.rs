@@ -18,7 +18,7 @@ use super::Watched;
 use super::snapshot::Snapshot;
 
 /// Viewers at one time.
-const MOST_VIEWERS: usize = 50;
+pub(super) const MOST_VIEWERS: usize = 50;
 
 /// The feed of the page.
 #[derive(Clone)]

@@ -2,6 +2,7 @@
 "use strict";
 
 const KEPT = 15 * 60;
+const AGAIN = 3000;
 const PRESSURE_TOP = 1.25;
 const SVG = "http://www.w3.org/2000/svg";
 const STATES = ["idle", "waiting", "active", "idle_in_transaction", "pinned"];
@@ -148,10 +149,18 @@ async function begin() {
   } catch {
     // The line begins now instead.
   }
+  watch();
+}
+
+function watch() {
   const events = new EventSource("/events");
   events.onopen = () => connection("live", false);
   events.onmessage = (event) => show(JSON.parse(event.data));
-  events.onerror = () => connection("connection lost, trying again", true);
+  events.onerror = () => {
+    connection("connection lost, trying again", true);
+    // By itself it tries again only where nothing answers, not behind an answer such as 503 (too many watch).
+    if (events.readyState === EventSource.CLOSED) setTimeout(watch, AGAIN);
+  };
 }
 
 begin();
