@@ -12,8 +12,6 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use common::*;
-use pgfunnel::error::Error;
-use pgfunnel::metrics::metrics;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -61,15 +59,7 @@ fn every_alert_has_its_paragraph() -> Result {
 
 /// Names and label names of all series of a scrape.
 fn exposed() -> Result<BTreeSet<String>> {
-    let all = metrics();
-    let _ = all.pool("d", "u");
-    let _ = (all.cancels.with_label_values(&["o"]), all.reloads.with_label_values(&["o"]));
-    all.callers.show([("a", "u", [0; 5], Duration::ZERO, Duration::ZERO)].into_iter());
-    all.count_pin("r");
-    all.count_refusal("s");
-    all.count_error(&Error::protocol("m"));
-    all.count_login(true);
-    let text = String::from_utf8(all.render())?;
+    let text = exposition()?;
     let mut found = BTreeSet::new();
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         let name = line.split(['{', ' ']).next().unwrap_or_default();
@@ -138,9 +128,8 @@ impl Prometheus {
 
     /// What its API answers; null while it starts.
     fn ask(&self, what: &str) -> Result<Value> {
-        let url = format!("http://{}/api/v1/{what}", self.port.addr());
-        let output = Command::new("curl").args(["--silent", "--max-time", "5", &url]).output()?;
-        Ok(serde_json::from_slice(&output.stdout).unwrap_or(Value::Null))
+        let Ok((_, body)) = http::get(self.port.addr(), &format!("/api/v1/{what}")) else { return Ok(Value::Null) };
+        Ok(serde_json::from_str(&body).unwrap_or(Value::Null))
     }
 
     /// How many targets it has scraped.

@@ -7,11 +7,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::process::Command;
-use std::time::Duration;
 
 use common::*;
-use pgfunnel::error::Error;
-use pgfunnel::metrics::metrics;
 use pgfunnel::track::PinReason;
 
 fn file(path: &str) -> Result<String> {
@@ -57,18 +54,7 @@ fn every_setting_has_its_default() -> Result {
 
 /// Every metric that a scrape can show: its type and label names.
 fn exposed() -> Result<BTreeMap<String, (String, Vec<String>)>> {
-    let all = metrics();
-    let _ = all.pool("d", "u");
-    let _ = (all.cancels.with_label_values(&["o"]), all.reloads.with_label_values(&["o"]));
-    all.callers.show([("a", "u", [0; 5], Duration::ZERO, Duration::ZERO)].into_iter());
-    all.count_pin("r");
-    all.count_refusal("s");
-    all.count_timeout("s");
-    all.count_connect_error(&Error::protocol("m"));
-    all.observe_login(Duration::ZERO, Duration::ZERO);
-    all.count_error(&Error::protocol("m"));
-    all.count_login(true);
-    let text = String::from_utf8(all.render())?;
+    let text = exposition()?;
     let mut found = BTreeMap::new();
     for line in text.lines() {
         let words: Vec<&str> = line.split(' ').collect();

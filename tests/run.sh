@@ -162,7 +162,6 @@ install_missing() {
   need npm npm
   need chromium chromium
   need python3 python3
-  need curl curl
   python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
   ((${#packages[@]} == 0)) || install "${packages[@]}"
   need_rust

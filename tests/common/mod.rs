@@ -4,10 +4,11 @@
 #![allow(dead_code, unreachable_pub, unused_imports, reason = "every test file uses its own part of the harness")]
 
 mod cluster;
+mod exposition;
 mod failure;
 mod fake;
 mod hostile;
-mod http;
+pub mod http;
 mod message;
 mod port;
 mod program;
@@ -20,6 +21,7 @@ mod wait;
 mod wire;
 
 pub use cluster::{APP, Cluster, PASSWORD, Settings};
+pub use exposition::exposition;
 pub use failure::{Failure, Result};
 pub use fake::{Conversation, Fake, reply};
 pub use hostile::{LENGTHS, Random, unharmed};
