@@ -29,6 +29,8 @@ pub enum Order {
     Drain = 1,
     /// Leave now.
     Stop = 2,
+    /// The same, because an operator wants it.
+    Kill = 3,
 }
 
 /// What other tasks know of a client.
@@ -184,9 +186,14 @@ impl Handle {
         Ok(true)
     }
 
-    /// The process id of the backend that it has right now.
+    /// The backend that it has right now.
+    pub fn backend(&self) -> Option<Arc<Identity>> {
+        self.lease().backend.clone()
+    }
+
+    /// Its process id.
     pub fn backend_pid(&self) -> Option<i32> {
-        self.lease().backend.as_ref().map(|identity| identity.pid)
+        self.backend().map(|identity| identity.pid)
     }
 
     /// How long it has had its lease; `None`: it has none.
@@ -211,7 +218,8 @@ impl Handle {
         match self.order.load(Ordering::Acquire) {
             0 => Order::None,
             1 => Order::Drain,
-            _ => Order::Stop,
+            2 => Order::Stop,
+            _ => Order::Kill,
         }
     }
 
@@ -239,10 +247,14 @@ impl Drop for UnderWay<'_> {
     }
 }
 
+/// Keys of operators' consoles, and who is told of a cancel.
+type Consoles = HashMap<i32, (Vec<u8>, Arc<Notify>)>;
+
 /// All logged-in clients.
 #[derive(Default)]
 pub struct Clients {
     by_pid: Mutex<HashMap<i32, Arc<Handle>>>,
+    consoles: Mutex<Consoles>,
     next: AtomicU64,
     /// What was last ordered to all; who comes later is told, too.
     order: AtomicU8,
@@ -267,7 +279,22 @@ pub struct Entry {
     pub handle: Arc<Handle>,
 }
 
+/// The entry of an operator's console, which has no backend; dropped, it is gone.
+pub struct ConsoleEntry {
+    clients: Arc<Clients>,
+    /// Its process id as told in BackendKeyData.
+    pub pid: i32,
+    /// The secret behind it.
+    pub key: Vec<u8>,
+    /// Told of a cancel.
+    pub cancelled: Arc<Notify>,
+}
+
 impl Clients {
+    fn consoles(&self) -> MutexGuard<'_, Consoles> {
+        self.consoles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<i32, Arc<Handle>>> {
         self.by_pid.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -277,18 +304,9 @@ impl Clients {
     /// # Errors
     /// The system gives no randomness.
     pub fn enter(self: &Arc<Self>, who: Who, key_length: usize) -> io::Result<Entry> {
-        let unavailable = |_| io::Error::other("no randomness for a cancel key");
-        let mut key = vec![0; key_length];
-        aws_lc_rs::rand::fill(&mut key).map_err(unavailable)?;
+        let key = random(key_length)?;
         let mut by_pid = self.lock();
-        let pid = loop {
-            let mut bytes = [0; 4];
-            aws_lc_rs::rand::fill(&mut bytes).map_err(unavailable)?;
-            let pid = i32::from_be_bytes(bytes) & i32::MAX;
-            if pid > 0 && !by_pid.contains_key(&pid) {
-                break pid;
-            }
-        };
+        let pid = self.new_pid(&by_pid)?;
         let handle = Arc::new(Handle {
             id: self.next.fetch_add(1, Ordering::Relaxed) + 1,
             pid,
@@ -309,11 +327,34 @@ impl Clients {
         Ok(Entry { clients: self.clone(), handle })
     }
 
+    /// Enters an operator's console, in the same way.
+    ///
+    /// # Errors
+    /// The system gives no randomness.
+    pub fn enter_console(self: &Arc<Self>, key_length: usize) -> io::Result<ConsoleEntry> {
+        let (key, cancelled) = (random(key_length)?, Arc::new(Notify::new()));
+        let pid = self.new_pid(&self.lock())?;
+        self.consoles().insert(pid, (key.clone(), cancelled.clone()));
+        Ok(ConsoleEntry { clients: self.clone(), pid, key, cancelled })
+    }
+
+    /// A process id that nobody has.
+    fn new_pid(&self, taken: &HashMap<i32, Arc<Handle>>) -> io::Result<i32> {
+        loop {
+            let bytes = random(4)?.try_into().unwrap_or_default();
+            let pid = i32::from_be_bytes(bytes) & i32::MAX;
+            if pid > 0 && !taken.contains_key(&pid) && !self.consoles().contains_key(&pid) {
+                return Ok(pid);
+            }
+        }
+    }
+
     /// Carries out a CancelRequest. A wrong key does nothing, and takes as long.
     pub async fn cancel(&self, pid: i32, key: &[u8]) {
         let handle = self.lock().get(&pid).cloned();
         let known = handle.filter(|handle| verify_slices_are_equal(&handle.key, key).is_ok());
         let outcome = match known {
+            None if self.cancel_console(pid, key) => "sent",
             None => "unknown",
             // A task of its own: who asks may be cut off, what was begun must end.
             Some(handle) => match tokio::spawn(async move { handle.cancel().await }).await {
@@ -327,6 +368,15 @@ impl Clients {
             },
         };
         metrics().cancels.with_label_values(&[outcome]).inc();
+    }
+
+    fn cancel_console(&self, pid: i32, key: &[u8]) -> bool {
+        let consoles = self.consoles();
+        let known = consoles.get(&pid).filter(|(own, _)| verify_slices_are_equal(own, key).is_ok());
+        known.is_some_and(|(_, cancelled)| {
+            cancelled.notify_waiters();
+            true
+        })
     }
 
     /// All of them, in no order.
@@ -349,4 +399,16 @@ impl Drop for Entry {
     fn drop(&mut self) {
         self.clients.lock().remove(&self.handle.pid);
     }
+}
+
+impl Drop for ConsoleEntry {
+    fn drop(&mut self) {
+        self.clients.consoles().remove(&self.pid);
+    }
+}
+
+fn random(length: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; length];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| io::Error::other("no randomness for a cancel key"))?;
+    Ok(bytes)
 }

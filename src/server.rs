@@ -4,18 +4,18 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
-use crate::admin::{self, Readiness, Watched};
+use crate::admin::{self, Console, Readiness, Shutdown, Watched, Wish};
 use crate::cancel::{Clients, Order};
 use crate::client::{self, PassedThrough, Shared};
-use crate::config::{Config, ListenAddr};
+use crate::config::{Config, ConfigErrors, ListenAddr};
 use crate::metrics::metrics;
 use crate::net::Plain;
 use crate::net::tls::ServerTls;
@@ -45,34 +45,36 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     metrics().config_read.set(now());
     let (accepting, stop_accepting) = watch::channel(true);
     let readiness = Readiness::default();
-    let http = http.map(|http| {
-        let watched = Watched {
-            registry: shared.registry.clone(),
-            clients: shared.clients.clone(),
-            count: shared.count.clone(),
-            readiness: readiness.clone(),
-        };
-        tokio::spawn(admin::serve(http, watched))
+    let watched = Arc::new(Watched {
+        registry: shared.registry.clone(),
+        clients: shared.clients.clone(),
+        count: shared.count.clone(),
+        readiness: readiness.clone(),
+        consoles: AtomicUsize::new(0),
     });
+    let http = http.map(|http| tokio::spawn(admin::serve(http, watched.clone())));
+    let (wishes, wished) = mpsc::channel(1);
+    let console = Console::new(watched, wishes);
     tokio::spawn(shared.registry.clone().keep_up());
     tokio::spawn(crate::log::tell_repeats());
     warm(&shared);
     shared.registry.warm_up();
     for listener in listeners {
-        tokio::spawn(accept(listener, shared.clone(), stop_accepting.clone()));
+        tokio::spawn(accept(listener, shared.clone(), console.clone(), stop_accepting.clone()));
     }
     drop(stop_accepting);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "pgfunnel is ready");
-    let mut signals = Signals::new()?;
-    let timeout = signals.end(&shared).await;
+    let mut orders = Orders::new(wished)?;
+    let how = orders.end(&shared).await;
     readiness.drain();
     accepting.send_replace(false);
     // The sockets are closed once nobody accepts any more.
     accepting.closed().await;
     tokio::select! {
-        () = drain(&shared, timeout) => {}
-        _ = signals.end(&shared) => stop(&shared).await,
+        () = end(&shared, how) => {}
+        _ = orders.end(&shared) => stop(&shared).await,
     }
+    console.close().await;
     if let Some(http) = http {
         http.abort();
     }
@@ -119,40 +121,73 @@ fn warm(shared: &Arc<Shared>) {
     });
 }
 
-/// What we are told.
-struct Signals {
+/// What we are told, by signals and on the admin console.
+struct Orders {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    wishes: mpsc::Receiver<Wish>,
 }
 
-impl Signals {
-    fn new() -> io::Result<Self> {
+/// How to end.
+enum End {
+    /// Running transactions may take so long.
+    Drain(Duration),
+    /// As long as they like.
+    WaitForServers,
+    /// Clients may stay as long as they like.
+    WaitForClients,
+}
+
+impl Orders {
+    fn new(wishes: mpsc::Receiver<Wish>) -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
+            wishes,
         })
     }
 
-    /// Waits for the signal to end, reloading on the way; returns how long clients may take. A second signal to end
-    /// does not wait.
-    async fn end(&mut self, shared: &Arc<Shared>) -> Duration {
+    /// Waits for the order to end, reloading on the way; returns how. A second one does not wait.
+    async fn end(&mut self, shared: &Arc<Shared>) -> End {
         loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return shared.config.load().drain_timeout,
-                _ = self.interrupt.recv() => return Duration::ZERO,
-                _ = self.hangup.recv() => reload(shared).await,
+            let wish = tokio::select! {
+                _ = self.terminate.recv() => return End::Drain(shared.config.load().drain_timeout),
+                _ = self.interrupt.recv() => return End::Drain(Duration::ZERO),
+                _ = self.hangup.recv() => {
+                    // It is in the log.
+                    let _ = reload(shared, Config::reload).await;
+                    continue;
+                }
+                wish = self.wishes.recv() => wish,
+            };
+            match wish {
+                Some(Wish::Reload(reply)) => {
+                    // Who asked may be gone.
+                    let _ = reply.send(reload(shared, Config::reload).await);
+                }
+                Some(Wish::Set { key, value, reply }) => {
+                    let _ = reply.send(reload(shared, move |config| config.set(&key, &value)).await);
+                }
+                Some(Wish::Shutdown(Shutdown::Now)) => return End::Drain(Duration::ZERO),
+                Some(Wish::Shutdown(Shutdown::WaitForServers)) => return End::WaitForServers,
+                Some(Wish::Shutdown(Shutdown::WaitForClients)) => return End::WaitForClients,
+                // Consoles are there as long as the server is.
+                None => std::future::pending().await,
             }
         }
     }
 }
 
-/// Puts the configuration in force as it is on disk now: all of it or, if anything is wrong, nothing.
-async fn reload(shared: &Arc<Shared>) {
+/// Puts another configuration in force, made from the one that is: all of it or, if anything is wrong, nothing.
+async fn reload(
+    shared: &Arc<Shared>,
+    make: impl FnOnce(&Config) -> Result<Config, ConfigErrors> + Send + 'static,
+) -> Result<(), String> {
     let old = shared.config.load_full();
     let read = move || -> Result<_, Failure> {
-        let config = old.reload().map_err(|errors| errors.to_string())?;
+        let config = make(&old).map_err(|errors| errors.to_string())?;
         let tls = ServerTls::build(&config.client_tls)?;
         Ok((config, tls))
     };
@@ -172,7 +207,8 @@ async fn reload(shared: &Arc<Shared>) {
         Ok(Err(error)) => Err(error),
         Err(error) => Err(error.into()),
     };
-    let label = match outcome {
+    let outcome = outcome.map_err(|error| error.to_string());
+    let label = match &outcome {
         Ok(()) => {
             tracing::info!("configuration reloaded");
             metrics().config_read.set(now());
@@ -184,6 +220,7 @@ async fn reload(shared: &Arc<Shared>) {
         }
     };
     metrics().reloads.with_label_values(&[label]).inc();
+    outcome
 }
 
 /// Seconds since 1970.
@@ -191,10 +228,21 @@ fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
-/// Lets what runs finish for at most `timeout`, then ends it.
-async fn drain(shared: &Shared, timeout: Duration) {
+/// Ends as we are told.
+async fn end(shared: &Shared, how: End) {
+    let timeout = match how {
+        End::Drain(timeout) => timeout,
+        End::WaitForServers => Duration::MAX,
+        End::WaitForClients => {
+            tracing::info!(clients = clients(shared), "waiting until all clients have left");
+            return all_gone(shared).await;
+        }
+    };
     if !timeout.is_zero() {
-        tracing::info!(clients = clients(shared), "draining for at most {timeout:?}");
+        match timeout {
+            Duration::MAX => tracing::info!(clients = clients(shared), "draining"),
+            _ => tracing::info!(clients = clients(shared), "draining for at most {timeout:?}"),
+        }
         shared.clients.order_all(Order::Drain);
         if tokio::time::timeout(timeout, all_gone(shared)).await.is_ok() {
             return;
@@ -293,7 +341,7 @@ fn cannot_listen(address: &dyn std::fmt::Display, setting: &str, error: &io::Err
 }
 
 /// Accepts until told to stop. An error (out of descriptors, say) is waited out; it never ends the loop.
-async fn accept(listener: Listener, shared: Arc<Shared>, mut accepting: watch::Receiver<bool>) {
+async fn accept(listener: Listener, shared: Arc<Shared>, console: Arc<Console>, mut accepting: watch::Receiver<bool>) {
     let mut pause = Duration::ZERO;
     loop {
         let accepted = tokio::select! {
@@ -303,7 +351,7 @@ async fn accept(listener: Listener, shared: Arc<Shared>, mut accepting: watch::R
         match accepted {
             Ok((plain, peer)) => {
                 pause = Duration::ZERO;
-                tokio::spawn(client::serve(shared.clone(), plain, peer));
+                tokio::spawn(serve(shared.clone(), console.clone(), plain, peer));
             }
             Err(error) => {
                 pause = (pause * 2).clamp(Duration::from_millis(5), Duration::from_secs(1));
@@ -311,5 +359,13 @@ async fn accept(listener: Listener, shared: Arc<Shared>, mut accepting: watch::R
                 tokio::time::sleep(pause).await;
             }
         }
+    }
+}
+
+/// Serves one connection: a client's, or an operator's.
+async fn serve(shared: Arc<Shared>, console: Arc<Console>, plain: Plain, peer: Option<SocketAddr>) {
+    if let Some(operator) = client::serve(shared, plain, peer).await {
+        // Boxed: a client's task is as large as its largest wait.
+        Box::pin(console.serve(operator)).await;
     }
 }

@@ -75,6 +75,8 @@ pub struct PoolFacts {
     pub idle_transaction_timeout: Option<Duration>,
     /// `max_leases_per_application`.
     pub max_leases_per_application: Option<usize>,
+    /// Held by an operator: nobody gets a backend.
+    pub paused: bool,
     /// The commonest reason of its pins.
     pub pin_reason: Option<&'static str>,
 }
@@ -120,12 +122,19 @@ pub fn diagnose(facts: &Facts) -> Diagnosis {
         let judged = facts.pools.iter().filter_map(|pool| judge(pool).map(|judged| (pool.waiting.longest, judged)));
         judged.max_by_key(|(wait, diagnosis)| (diagnosis.severity, *wait)).map(|(_, diagnosis)| diagnosis)
     };
-    [unreachable as fn(&PoolFacts) -> _, saturated, starved]
+    [paused as fn(&PoolFacts) -> _, unreachable, saturated, starved]
         .into_iter()
         .find_map(worst)
         .or_else(|| full(facts))
         .or_else(|| worst(held))
         .unwrap_or_else(|| well(facts))
+}
+
+fn paused(pool: &PoolFacts) -> Option<Diagnosis> {
+    let waiting = waiting(pool).unwrap_or_else(|| "nobody waits yet".to_owned());
+    let sentence =
+        format!("pool {} is paused by an operator; {waiting}; RESUME on the admin console ends it", pool.name);
+    pool.paused.then(|| if pool.waiting.count > 0 { trouble(sentence) } else { notice(sentence) })
 }
 
 fn unreachable(pool: &PoolFacts) -> Option<Diagnosis> {

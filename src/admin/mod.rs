@@ -1,7 +1,8 @@
 //! What operators, load balancers and monitoring look at, on a port of its own: `/healthz`, `/readyz`, `/metrics` and the
-//! live page. Looks at clients and pools, and changes nothing.
+//! live page, which look at clients and pools and change nothing; and, among the databases, the admin console, which does.
 
 mod access;
+mod console;
 mod diagnosis;
 mod http;
 mod live;
@@ -18,6 +19,7 @@ use crate::activity::State;
 use crate::cancel::Clients;
 use crate::metrics::metrics;
 use crate::pool::Registry;
+pub use console::{Console, Shutdown, Wish};
 pub use diagnosis::{Diagnosis, Facts, Holders, PoolFacts, Severity, diagnose};
 pub use http::serve;
 pub use survey::{Caller, Clock, Crowd, Seen, Survey};
@@ -50,6 +52,8 @@ pub struct Watched {
     pub count: Arc<AtomicUsize>,
     /// Whether new ones should come.
     pub readiness: Readiness,
+    /// Open admin consoles.
+    pub consoles: AtomicUsize,
 }
 
 impl Watched {

@@ -1,11 +1,12 @@
 //! Everything that the live page shows of one moment, and the facts that its first sentence is made from.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::Watched;
-use super::diagnosis::{Facts, Holders, PoolFacts, diagnose};
+use super::diagnosis::{Diagnosis, Facts, Holders, PoolFacts, diagnose};
 use super::survey::{Crowd, Seen, Survey, TOP};
 use crate::activity::State;
 use crate::pool::{Pool, Sample};
@@ -93,21 +94,16 @@ impl Snapshot {
         let mut pools = watched.registry.all();
         pools.sort_by_key(|pool| pool.key.to_string());
         let none = Crowd::default();
-        let shown = pools.iter().map(|pool| {
-            let (crowd, sample) = (survey.pools.get(&pool.key).unwrap_or(&none), pool.sample());
-            (PoolShown::of(pool, crowd, &sample), facts(pool, crowd, &sample, &survey))
-        });
-        let (pools, facts): (Vec<_>, Vec<_>) = shown.unzip();
-        let clients = watched.connected();
-        let draining = watched.readiness.is_draining();
-        let diagnosis = diagnose(&Facts { clients, max_clients: config.max_clients, draining, pools: facts });
+        let shown = |pool: &Arc<Pool>| PoolShown::of(pool, survey.pools.get(&pool.key).unwrap_or(&none));
+        let pools = pools.iter().map(shown).collect();
+        let diagnosis = diagnosis(watched, &survey);
         let Survey { callers, waiting, transactions, mut pinned, .. } = survey;
         pinned.sort_by_key(|seen| seen.client.pinned().map(|pin| pin.since));
         Self {
             version: env!("CARGO_PKG_VERSION"),
             severity: diagnosis.severity.as_str(),
             sentence: diagnosis.sentence,
-            clients,
+            clients: watched.connected(),
             max_clients: config.max_clients,
             pools,
             callers: callers
@@ -129,8 +125,9 @@ impl Snapshot {
 }
 
 impl PoolShown {
-    fn of(pool: &Pool, crowd: &Crowd, sample: &Sample) -> Self {
-        let &Sample { active, waiting, size, .. } = sample;
+    fn of(pool: &Pool, crowd: &Crowd) -> Self {
+        let sample = pool.sample();
+        let Sample { active, waiting, size, .. } = sample;
         Self {
             name: pool.key.to_string(),
             size,
@@ -141,15 +138,10 @@ impl PoolShown {
             pinned: crowd.clock.count(State::Pinned),
             clients: crowd.clock.clients.iter().sum(),
             oldest_wait: pool.oldest_wait().as_secs_f64(),
-            needed: pool.needed(sample, Duration::from_secs(10)),
-            free: free(pool),
+            needed: pool.needed(&sample, Duration::from_secs(10)),
+            free: pool.headroom().map(|headroom| headroom.free()),
         }
     }
-}
-
-/// Connections that the database has left.
-fn free(pool: &Pool) -> Option<usize> {
-    pool.headroom().map(|headroom| headroom.usable.saturating_sub(headroom.own + headroom.others))
 }
 
 impl ClientShown {
@@ -194,8 +186,20 @@ fn errors() -> Vec<ErrorShown> {
     shown.collect()
 }
 
+/// What is wrong now, in one sentence.
+pub(super) fn diagnosis(watched: &Watched, survey: &Survey) -> Diagnosis {
+    diagnose(&Facts {
+        clients: watched.connected(),
+        max_clients: watched.registry.config().max_clients,
+        draining: watched.readiness.is_draining(),
+        pools: watched.registry.all().iter().map(|pool| facts(pool, survey)).collect(),
+    })
+}
+
 /// What the first sentence is made from.
-fn facts(pool: &Pool, crowd: &Crowd, sample: &Sample, survey: &Survey) -> PoolFacts {
+fn facts(pool: &Pool, survey: &Survey) -> PoolFacts {
+    let (none, sample) = (Crowd::default(), pool.sample());
+    let crowd = survey.pools.get(&pool.key).unwrap_or(&none);
     let settings = pool.settings.load();
     let waits = Holders { count: sample.waiting, longest: pool.oldest_wait(), ..holders(crowd, State::Waiting) };
     let greatest = crowd.callers.iter().max_by_key(|(_, clock)| clock.demand());
@@ -211,8 +215,9 @@ fn facts(pool: &Pool, crowd: &Crowd, sample: &Sample, survey: &Survey) -> PoolFa
         pinned: holders(crowd, State::Pinned),
         running: holders(crowd, State::Active),
         waiting: waits,
-        needed: pool.needed(sample, Duration::from_secs(10)),
-        free: free(pool),
+        needed: pool.needed(&sample, Duration::from_secs(10)),
+        free: pool.headroom().map(|headroom| headroom.free()),
+        paused: pool.is_held(),
         unreachable: pool.unreachable().map(|error| error.message.into_owned()),
         greatest: greatest.map_or_else(Default::default, |(name, clock)| (name.to_string(), clock.demand())),
         idle_transaction_timeout: settings.idle_transaction_timeout,

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use super::startup::Arrival;
-use super::{Refusal, Shared, UserCount};
+use super::{Access, Refusal, Shared, UserCount, console};
 use crate::auth::scram::{self, SaltedKeys, ServerExchange, ServerStep};
 use crate::auth::{AuthFailure, md5};
 use crate::backend::Credential;
@@ -24,7 +24,15 @@ use crate::wire::startup::Startup;
 use crate::wire::{HEADER, Version, frontend, split_cstr};
 
 /// What a login yields.
-pub(super) struct Outcome {
+pub(super) enum Outcome {
+    /// A client.
+    Client(Client),
+    /// Somebody for the console, with the length that its cancel key may have.
+    Console { user: String, access: Access, key_length: usize },
+}
+
+/// A client.
+pub(super) struct Client {
     pub(super) pool: Arc<Pool>,
     pub(super) entry: Entry,
     pub(super) params: Arc<Params>,
@@ -40,9 +48,6 @@ fn limit(_tag: u8) -> usize {
 /// Logs a client in, up to and with ReadyForQuery.
 pub(super) async fn login(shared: &Arc<Shared>, socket: &mut Socket, arrival: Arrival) -> Result<Outcome, Refusal> {
     let config = shared.config.load_full();
-    if shared.count.load(Ordering::Acquire) > config.max_clients {
-        return Err(too_many("pgfunnel", "max_clients", config.max_clients).into());
-    }
     let startup = &arrival.startup;
     let version = negotiate(socket, startup);
     let user = startup.get("user").filter(|user| !user.is_empty()).ok_or_else(no_user)?;
@@ -54,9 +59,21 @@ pub(super) async fn login(shared: &Arc<Shared>, socket: &mut Socket, arrival: Ar
         tls.check_user(stream.get_ref().1, user)?;
     }
     let key = PoolKey { database: database.to_owned(), user: user.to_owned() };
+    let key_length = if version >= Version::V3_2 { 32 } else { 4 };
+    if config.console.is(database) {
+        let access = console::login(shared, &config, socket, &arrival, &key).await?;
+        return Ok(Outcome::Console { user: key.user, access, key_length });
+    }
+    // The console is open when nothing else is.
+    if shared.count.load(Ordering::Acquire) > config.max_clients {
+        return Err(too_many("pgfunnel", "max_clients", config.max_clients).into());
+    }
     let credential = authenticate(shared, &config, socket, &arrival, &key).await?;
     if config.database(database).is_none() {
         return Err(no_database(database).into());
+    }
+    if shared.registry.is_disabled(database) {
+        return Err(disabled(database).into());
     }
     let user_count = match config.users.get(user).and_then(|user| user.max_clients) {
         Some(limit) => {
@@ -69,11 +86,11 @@ pub(super) async fn login(shared: &Arc<Shared>, socket: &mut Socket, arrival: Ar
     let params = pool.resolve(settings(startup)?).await?;
     let application = params.settings.get("application_name").unwrap_or_default().into();
     let who = Who { pool: pool.clone(), application, peer: arrival.peer, tls: socket.io().is_tls() };
-    let entry = shared.clients.enter(who, if version >= Version::V3_2 { 32 } else { 4 })?;
+    let entry = shared.clients.enter(who, key_length)?;
     greet(socket, &entry, &params);
     socket.flush().await?;
     socket.give_back();
-    Ok(Outcome { pool, entry, params, user_count })
+    Ok(Outcome::Client(Client { pool, entry, params, user_count }))
 }
 
 /// Agrees on a version; what is not known is said.
@@ -130,8 +147,8 @@ async fn authenticate(
 }
 
 /// Lets the client prove that it knows the secret; what SCRAM reveals of it is returned.
-async fn prove(
-    shared: &Arc<Shared>,
+pub(super) async fn prove(
+    shared: &Shared,
     config: &Config,
     socket: &mut Socket,
     arrival: &Arrival,
@@ -311,6 +328,17 @@ fn no_user() -> Error {
         SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
         "no PostgreSQL user name specified in startup packet",
     )
+}
+
+/// 55000, as for a database with `datallowconn = false`.
+#[cold]
+fn disabled(database: &str) -> Error {
+    Error::new(
+        Side::Proxy,
+        SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("database \"{database}\" is not currently accepting connections"),
+    )
+    .hint("It was disabled on pgfunnel's console; ENABLE lets clients in again.")
 }
 
 #[cold]

@@ -1,6 +1,7 @@
 //! A connection into pgfunnel, from accept to the end of its session: PROXY header, TLS, startup packet, login; then
 //! [`Session`]. Everything before the session is limited in time and size.
 
+mod console;
 mod login;
 mod passthrough;
 mod startup;
@@ -13,19 +14,19 @@ use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
-use crate::cancel::{Clients, Entry};
+use crate::cancel::Clients;
 use crate::config::Config;
 use crate::error::{Error, Side, SqlState};
 use crate::listen::Listeners;
 use crate::metrics::metrics;
 use crate::net::tls::ServerTls;
 use crate::net::{Plain, Socket, proxy_protocol};
-use crate::pool::{Pool, Registry};
+use crate::pool::Registry;
 use crate::secrets::{AuthQueryCache, Verifiers};
 use crate::session::{End, Session};
-use crate::track::Params;
 use crate::trouble;
 use crate::wire::backend::{self, Severity};
+pub use console::{Access, Operator};
 pub use passthrough::PassedThrough;
 
 /// What all clients share.
@@ -52,13 +53,10 @@ pub struct Shared {
     pub by_user: Arc<Mutex<HashMap<String, usize>>>,
 }
 
-/// A client that has proved who it is.
-struct LoggedIn {
-    socket: Socket,
-    pool: Arc<Pool>,
-    entry: Entry,
-    params: Arc<Params>,
-    user_count: Option<UserCount>,
+/// Somebody who has proved who it is.
+enum Admitted {
+    Client(Box<(Socket, login::Client)>),
+    Operator(Box<Operator>),
 }
 
 /// Counts a client while it lives.
@@ -124,13 +122,15 @@ impl Drop for LoggingIn {
     }
 }
 
-/// Serves one accepted connection to its end.
-pub async fn serve(shared: Arc<Shared>, plain: Plain, peer: Option<SocketAddr>) {
+/// Serves one accepted connection to its end. Who wants the admin console is returned instead.
+pub async fn serve(shared: Arc<Shared>, plain: Plain, peer: Option<SocketAddr>) -> Option<Box<Operator>> {
     let _count = Count::new(&shared.count);
     // Boxed and gone before the session starts: a login's state is large, and an idle client must stay small.
-    let Some(LoggedIn { socket, pool, entry, params, user_count }) = Box::pin(admit(&shared, plain, peer)).await else {
-        return;
+    let (socket, client) = match Box::pin(admit(&shared, plain, peer)).await? {
+        Admitted::Client(client) => *client,
+        Admitted::Operator(operator) => return Some(operator),
     };
+    let login::Client { pool, entry, params, user_count } = client;
     let log = shared.config.load().log_connections;
     let listeners = shared.listeners.clone();
     drop(shared);
@@ -147,10 +147,11 @@ pub async fn serve(shared: Arc<Shared>, plain: Plain, peer: Option<SocketAddr>) 
         };
         tracing::info!(client = id, pool = %key, "{how}");
     }
+    None
 }
 
 /// Everything up to the first ReadyForQuery, within `client_login_timeout`. `None`: there is no client to serve.
-async fn admit(shared: &Arc<Shared>, mut plain: Plain, mut peer: Option<SocketAddr>) -> Option<LoggedIn> {
+async fn admit(shared: &Arc<Shared>, mut plain: Plain, mut peer: Option<SocketAddr>) -> Option<Admitted> {
     let _logging_in = LoggingIn::new();
     let limit = shared.config.load().client_login_timeout;
     let mut socket = None;
@@ -166,15 +167,22 @@ async fn admit(shared: &Arc<Shared>, mut plain: Plain, mut peer: Option<SocketAd
         Ok(Some(outcome))
     })
     .await
-    .unwrap_or_else(|_| Err(Refusal::Told(login_timeout(limit))));
+    .unwrap_or_else(|_| Err(Refusal::Told(login_timeout(limit, shared.registry.holds_any()))));
     match outcome {
         Ok(None) => None,
-        Ok(Some(login::Outcome { pool, entry, params, user_count })) => {
+        Ok(Some(login::Outcome::Client(client))) => {
             metrics().count_login(true);
             if shared.config.load().log_connections {
-                tracing::info!(client = entry.handle.id, pool = %pool.key, peer = peer_name(peer), "logged in");
+                let (id, pool) = (client.entry.handle.id, &client.pool.key);
+                tracing::info!(client = id, %pool, peer = peer_name(peer), "logged in");
             }
-            socket.map(|socket| LoggedIn { socket, pool, entry, params, user_count })
+            socket.map(|socket| Admitted::Client(Box::new((socket, client))))
+        }
+        Ok(Some(login::Outcome::Console { user, access, key_length })) => {
+            metrics().count_login(true);
+            tracing::info!(user, peer = peer_name(peer), "an operator has come to the admin console");
+            let operator = |socket| Box::new(Operator { socket, user, access, peer, key_length });
+            socket.map(operator).map(Admitted::Operator)
         }
         Err(refusal) => {
             refuse(socket, peer, refusal).await;
@@ -234,14 +242,17 @@ fn peer_name(peer: Option<SocketAddr>) -> String {
 }
 
 #[cold]
-fn login_timeout(limit: std::time::Duration) -> Error {
+fn login_timeout(limit: std::time::Duration, paused: bool) -> Error {
     metrics().count_timeout("client_login_timeout");
     Error::new(
         Side::Client,
         SqlState::QUERY_CANCELED,
         format!("canceling authentication due to timeout: not finished within client_login_timeout ({limit:?})"),
     )
-    .hint("Raise client_login_timeout if clients or the database are that slow.")
+    .hint(match paused {
+        true => "A database is paused on pgfunnel's console; RESUME lets clients go on.",
+        false => "Raise client_login_timeout if clients or the database are that slow.",
+    })
 }
 
 /// The PROXY header, where one must come.

@@ -44,6 +44,8 @@ impl Default for PoolSettings {
             idle_timeout: Some(Duration::from_secs(600)),
             // Fail while the caller's own deadline (API Gateway: 29 s) leaves time to retry.
             borrow_timeout: Duration::from_secs(5),
+            // Long enough to restart a database or fail over, shorter than a human's "let me see".
+            pause_timeout: Duration::from_secs(120),
             // As many as there are clients: the deadline is the limit that matters.
             max_waiting: 10_000,
             max_leases_per_application: None,

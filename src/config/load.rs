@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::raw::Raw;
+use super::set::Written;
 use super::source::{ConfigErrors, Report};
-use super::validate::{self, Inputs};
-use super::{Config, env, environment, file, url};
+use super::{Config, env, environment, file, url, validate};
+
+/// What only a restart changes.
+pub(super) const FIXED: [&str; 3] = ["listen", "http_listen", "worker_threads"];
 
 impl Config {
     /// Read the file at `path` (if any) and the environment `env`, and validate them as a whole. Opens no socket.
@@ -24,8 +28,8 @@ impl Config {
             return Err(report.into_errors());
         }
         let url_user = url::read(&variables, &mut raw, &mut report);
-        let inputs = Inputs { source: path.map(Path::to_owned), variables: &variables, url_user };
-        validate::config(&raw, inputs, report)
+        let written = Written { raw, variables, url_user, source: path.map(Path::to_owned) };
+        validate::config(Arc::new(written), report)
     }
 
     /// Read the same file and the process's environment again. What only a restart can change (`listen`,
@@ -40,12 +44,9 @@ impl Config {
     }
 
     fn keep_fixed(&mut self, old: &Self) {
-        let changed = [
-            ("listen", self.listen != old.listen),
-            ("http_listen", self.http_listen != old.http_listen),
-            ("worker_threads", self.worker_threads != old.worker_threads),
-        ];
-        for (key, _) in changed.into_iter().filter(|(_, changed)| *changed) {
+        let changed =
+            [self.listen != old.listen, self.http_listen != old.http_listen, self.worker_threads != old.worker_threads];
+        for (key, _) in FIXED.into_iter().zip(changed).filter(|(_, changed)| *changed) {
             self.warnings.push(format!("{key} was changed; the old value holds until a restart"));
         }
         self.listen.clone_from(&old.listen);

@@ -9,6 +9,7 @@ mod file;
 mod load;
 mod raw;
 mod secret;
+mod set;
 mod source;
 mod suggest;
 mod tls;
@@ -20,6 +21,7 @@ mod value;
 
 pub use env::environment;
 pub use secret::{Password, Secret};
+pub use set::Setting;
 pub use source::{ConfigError, ConfigErrors, Source};
 
 pub mod pem;
@@ -27,6 +29,7 @@ pub mod pem;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Everything `pgfunnel run` needs, after validation.
@@ -62,8 +65,12 @@ pub struct Config {
     pub users: HashMap<String, User>,
     /// Log one line per client login and logout.
     pub log_connections: bool,
+    /// Who may use the admin console.
+    pub console: Console,
     /// The file that this configuration came from, for messages and reload; `None`: environment only.
     pub source: Option<PathBuf>,
+    /// What it was made from, so that one value of it can be changed.
+    written: Arc<set::Written>,
     /// Things that work but probably are not meant, to be logged at start (an expired certificate …).
     pub warnings: Vec<String>,
 }
@@ -84,6 +91,25 @@ pub struct HttpAccess {
     pub from: Vec<Network>,
     /// What must be shown besides.
     pub token: Option<Password>,
+}
+
+/// Who may use the admin console. Nobody at all: there is none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Console {
+    /// Users that may do everything.
+    pub admins: Vec<String>,
+    /// Users that may look.
+    pub stats: Vec<String>,
+}
+
+impl Console {
+    /// The names of the database that is none: ours, and that which tools made for PgBouncer ask for.
+    pub const NAMES: [&str; 2] = ["pgfunnel", "pgbouncer"];
+
+    /// Whether a client that asks for this database means the console.
+    pub fn is(&self, database: &str) -> bool {
+        Self::NAMES.contains(&database) && !(self.admins.is_empty() && self.stats.is_empty())
+    }
 }
 
 /// An IP network in CIDR notation.
@@ -295,6 +321,8 @@ pub struct PoolSettings {
     pub idle_timeout: Option<Duration>,
     /// How long a client may wait for a lease.
     pub borrow_timeout: Duration,
+    /// The same while the pool is paused.
+    pub pause_timeout: Duration,
     /// Clients that may wait for a lease at one time.
     pub max_waiting: usize,
     /// Leases that one `application_name` may hold in this pool at one time; `None`: no cap.

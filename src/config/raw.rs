@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use super::address::{Host, Listeners, Networks, OptionalAddress};
 use super::source::{Report, Source, Sourced};
 use super::value::{
-    Bound, Count, FilePath, Flag, Hidden, Kind, MOST_BACKENDS, MOST_CLIENTS, OptionalSpan, Span, Text, Written, words,
+    Bound, Count, FilePath, Flag, Hidden, Kind, MOST_BACKENDS, MOST_CLIENTS, Names, OptionalSpan, Span, Text, Written,
+    words,
 };
 use super::{BackendTlsMode, ClientAuth, ClientTlsMode, HiddenState, Isolation, PoolMode, PoolSize};
 
@@ -45,7 +46,13 @@ trait Keys {
     const NAMES: &'static [&'static str];
     /// `None`: there is no such key here.
     fn set(&mut self, key: &str, written: &Written<'_>, source: &Source) -> Option<Result<(), Wrong>>;
-    fn has(&self, key: &str) -> bool;
+    fn has(&self, key: &str) -> bool {
+        self.shown(key).is_some()
+    }
+    /// What was written, as far as it may be seen.
+    fn shown(&self, key: &str) -> Option<&str>;
+    /// Its value may not be seen.
+    fn is_secret(key: &str) -> bool;
 }
 
 fn store<K: Kind>(slot: &mut Option<Sourced<K::Value>>, written: &Written<'_>, source: &Source) -> Result<(), Wrong> {
@@ -53,7 +60,8 @@ fn store<K: Kind>(slot: &mut Option<Sourced<K::Value>>, written: &Written<'_>, s
         let shown = if K::SECRET { String::new() } else { format!(" = {}", written.show()) };
         Wrong { shown, right }
     })?;
-    *slot = Some(Sourced { value, source: source.clone() });
+    let shown = if K::SECRET { "".into() } else { written.plain().into() };
+    *slot = Some(Sourced { value, source: source.clone(), shown });
     Ok(())
 }
 
@@ -75,9 +83,16 @@ macro_rules! keys {
                 }
             }
 
-            fn has(&self, key: &str) -> bool {
+            fn shown(&self, key: &str) -> Option<&str> {
                 match key {
-                    $(stringify!($key) => self.$key.is_some(),)*
+                    $(stringify!($key) => self.$key.as_ref().map(|sourced| &*sourced.shown),)*
+                    _ => None,
+                }
+            }
+
+            fn is_secret(key: &str) -> bool {
+                match key {
+                    $(stringify!($key) => <$kind as Kind>::SECRET,)*
                     _ => false,
                 }
             }
@@ -103,6 +118,8 @@ keys! {
         auth: ClientAuth,
         userlist: FilePath,
         log_connections: Flag,
+        admin_users: Names,
+        stats_users: Names,
         client_tls: ClientTlsMode,
         client_tls_cert: FilePath,
         client_tls_key: FilePath,
@@ -121,6 +138,7 @@ keys! {
         max_lifetime: OptionalSpan,
         idle_timeout: OptionalSpan,
         borrow_timeout: Span,
+        pause_timeout: Span,
         max_waiting: Count<0, MOST_CLIENTS>,
         max_leases_per_application: Bound<MOST_BACKENDS>,
         isolation: Isolation,
@@ -228,6 +246,15 @@ impl Scope {
         }
     }
 
+    /// Whether the value of a key that may stand here may not be seen.
+    pub(super) fn is_secret(&self, key: &str) -> bool {
+        match self {
+            Scope::Top => General::is_secret(key),
+            Scope::Database(_) => Target::is_secret(key),
+            Scope::User(_) => Account::is_secret(key),
+        }
+    }
+
     /// ` in [databases.app]`, or nothing at top level.
     pub(super) fn place(&self) -> String {
         match self {
@@ -253,6 +280,11 @@ impl Raw {
             Scope::User(name) => &mut self.users.entry(name.clone()).or_default().declared,
         };
         declared.get_or_insert_with(|| source.clone());
+    }
+
+    /// What was written for a key of the top level, as far as it may be seen.
+    pub(super) fn shown(&self, key: &str) -> Option<&str> {
+        self.general.shown(key).or_else(|| self.pool.shown(key))
     }
 
     /// Set one key, replacing what an earlier source said; a wrong value goes to the report. `false`: no such key.

@@ -14,6 +14,8 @@ pub enum Source {
     File(Arc<Path>),
     /// An environment variable.
     Variable(String),
+    /// `SET` on the admin console.
+    Console,
     /// Nothing in particular: something is missing everywhere.
     Configuration,
 }
@@ -24,6 +26,7 @@ impl fmt::Display for Source {
             Source::Line(path, line) => write!(f, "{}:{line}", path.display()),
             Source::File(path) => write!(f, "{}", path.display()),
             Source::Variable(name) => f.write_str(name),
+            Source::Console => f.write_str("SET"),
             Source::Configuration => f.write_str("configuration"),
         }
     }
@@ -34,6 +37,8 @@ impl fmt::Display for Source {
 pub(super) struct Sourced<T> {
     pub(super) value: T,
     pub(super) source: Source,
+    /// As it was written; nothing for a secret.
+    pub(super) shown: Box<str>,
 }
 
 /// One thing that is wrong, and what would be right.

@@ -53,7 +53,7 @@ const IGNORED: [&str; 24] = [
 ];
 
 /// The user that the URL names.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct UrlUser {
     pub(super) name: String,
     pub(super) password: Option<Password>,

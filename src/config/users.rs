@@ -6,16 +6,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::raw::{self, Raw, Scope};
+use super::set::Written;
 use super::source::{Report, Source, Sourced};
-use super::validate::{Inputs, check_min_idle, or};
+use super::validate::{check_min_idle, or};
 use super::{ClientAuth, Config, Password, PoolOverrides, Secret, UnlistedUsers, User, userlist};
 
 /// All listed users by name. `[users.NAME]` wins over the user list, both win over `DATABASE_URL`.
-pub(super) fn all(raw: &Raw, inputs: &Inputs<'_>, report: &mut Report) -> HashMap<String, User> {
+pub(super) fn all(written: &Written, report: &mut Report) -> HashMap<String, User> {
+    let raw = &written.raw;
     let mut users: HashMap<String, User> =
-        raw.users.iter().map(|(name, user)| (name.clone(), listed(name, user, inputs.variables, report))).collect();
+        raw.users.iter().map(|(name, user)| (name.clone(), listed(name, user, &written.variables, report))).collect();
     add_userlist(&raw.general.userlist, &mut users, report);
-    if let Some(url_user) = &inputs.url_user {
+    if let Some(url_user) = &written.url_user {
         let entry = users.entry(url_user.name.clone()).or_default();
         if entry.secret.is_none() {
             entry.secret = url_user.password.clone().map(Secret::Plain);
@@ -31,7 +33,7 @@ pub(super) fn all(raw: &Raw, inputs: &Inputs<'_>, report: &mut Report) -> HashMa
             .flatten()
             .any(|secret| matches!(secret.source, Source::Line(..)))
     });
-    if let (true, Some(file)) = (inline, &inputs.source) {
+    if let (true, Some(file)) = (inline, &written.source) {
         warn_if_world_readable(file, report);
     }
     users

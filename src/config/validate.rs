@@ -1,34 +1,28 @@
 //! What was written -> [`Config`]: defaults filled in, and everything judged that no single value shows. Files that
 //! the configuration names are looked at; no socket is opened.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt::Display;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::raw::{self, Raw};
+use super::set::Written;
 use super::source::{ConfigErrors, Report, Source, Sourced};
-use super::url::UrlUser;
 use super::{
-    ClientAuth, ClientTlsMode, Config, Database, HttpAccess, ListenAddr, PoolSettings, PoolSize, UnlistedUsers, User,
-    databases, defaults, tls, users,
+    ClientAuth, ClientTlsMode, Config, Console, Database, HttpAccess, ListenAddr, PoolSettings, PoolSize,
+    UnlistedUsers, User, databases, defaults, tls, users,
 };
 
-/// What `validate` works on, apart from the keys.
-pub(super) struct Inputs<'a> {
-    pub(super) source: Option<PathBuf>,
-    pub(super) variables: &'a BTreeMap<String, String>,
-    pub(super) url_user: Option<UrlUser>,
-}
-
-/// Judge `raw`; all errors, those of `report` included, come back at once.
-pub(super) fn config(raw: &Raw, inputs: Inputs<'_>, mut report: Report) -> Result<Config, ConfigErrors> {
+/// Judge what was written; all errors, those of `report` included, come back at once.
+pub(super) fn config(written: Arc<Written>, mut report: Report) -> Result<Config, ConfigErrors> {
     let report_to = &mut report;
+    let raw = &written.raw;
     let general = &raw.general;
     let pool = pool_settings(PoolSettings::default(), &raw.pool);
     check_min_idle(&pool, &raw.pool.min_idle, &raw.pool.pool_size, report_to);
-    let (databases, any_database) = databases::all(raw, &pool, inputs.source.as_deref(), report_to);
-    let users = users::all(raw, &inputs, report_to);
+    let (databases, any_database) = databases::all(raw, &pool, written.source.as_deref(), report_to);
+    let users = users::all(&written, report_to);
     let auth = or(&general.auth, ClientAuth::Scram);
     let max_clients = or(&general.max_clients, defaults::MAX_CLIENTS);
     let listen = or(&general.listen, vec![ListenAddr::Tcp(defaults::LISTEN)]);
@@ -41,7 +35,7 @@ pub(super) fn config(raw: &Raw, inputs: Inputs<'_>, mut report: Report) -> Resul
         http_listen,
         http: HttpAccess {
             from: or(&general.http_from, Vec::new()),
-            token: users::http_token(general, inputs.variables, report_to),
+            token: users::http_token(general, &written.variables, report_to),
         },
         worker_threads: or(&general.worker_threads, defaults::WORKER_THREADS),
         max_clients,
@@ -55,10 +49,13 @@ pub(super) fn config(raw: &Raw, inputs: Inputs<'_>, mut report: Report) -> Resul
         any_database,
         users,
         log_connections: or(&general.log_connections, defaults::LOG_CONNECTIONS),
-        source: inputs.source,
+        console: Console { admins: or(&general.admin_users, Vec::new()), stats: or(&general.stats_users, Vec::new()) },
+        source: written.source.clone(),
+        written: written.clone(),
         warnings: Vec::new(),
     };
     check_auth(general, &config, report_to);
+    check_console(raw, &config, report_to);
     users::check(raw, &config, report_to);
     let warnings = report.finish()?;
     Ok(Config { warnings, ..config })
@@ -80,6 +77,7 @@ pub(super) fn pool_settings(base: PoolSettings, pool: &raw::Pool) -> PoolSetting
         max_lifetime: or(&pool.max_lifetime, base.max_lifetime),
         idle_timeout: or(&pool.idle_timeout, base.idle_timeout),
         borrow_timeout: or(&pool.borrow_timeout, base.borrow_timeout),
+        pause_timeout: or(&pool.pause_timeout, base.pause_timeout),
         max_waiting: or(&pool.max_waiting, base.max_waiting),
         max_leases_per_application: or(&pool.max_leases_per_application, base.max_leases_per_application),
         isolation: or(&pool.isolation, base.isolation),
@@ -238,6 +236,33 @@ fn check_auth(general: &raw::General, config: &Config, report: &mut Report) {
         let message = "unlisted_users = \"pass_through\" works only on loopback until client_tls_cert and \
                        client_tls_key are set: passwords are only asked for where nobody can read them";
         report.warning(&Source::Configuration, message);
+    }
+}
+
+/// The console has its names for itself, and those who may use it can log in.
+fn check_console(raw: &Raw, config: &Config, report: &mut Report) {
+    for name in Console::NAMES.into_iter().filter(|name| config.console.is(name)) {
+        if let Some(source) = raw.databases.get(name).and_then(|database| database.declared.as_ref()) {
+            let message = format!(
+                "[databases.{name}]: the admin console has this name while admin_users or stats_users is set; \
+                 give the entry another one, with dbname = {name:?}"
+            );
+            report.error(source, message);
+        }
+    }
+    if config.auth == ClientAuth::Trust {
+        return;
+    }
+    for (key, names) in [("admin_users", &raw.general.admin_users), ("stats_users", &raw.general.stats_users)] {
+        let Some(names) = names else { continue };
+        for name in &names.value {
+            if config.users.get(name).is_none_or(|user| user.secret.is_none()) {
+                let message = format!(
+                    "{key} names {name:?}, who cannot log in to the console: it needs a password in [users] or the userlist"
+                );
+                report.warning(&names.source, message);
+            }
+        }
     }
 }
 

@@ -61,6 +61,15 @@ impl<'a> Written<'a> {
             || self.text().is_some_and(|text| matches!(text.trim(), "off" | "0"))
     }
 
+    /// The value as an environment variable would have it. Never call it for a secret.
+    pub(super) fn plain(&self) -> String {
+        match (self.text(), self.list()) {
+            (Some(text), _) => text.to_owned(),
+            (None, Some(list)) => list.join(", "),
+            (None, None) => self.show(),
+        }
+    }
+
     /// The value for a message. Never call it for a secret.
     pub(super) fn show(&self) -> String {
         match self.data {
@@ -186,6 +195,18 @@ impl Kind for Text {
     fn read(written: &Written<'_>) -> Result<String, String> {
         let text = written.text().filter(|text| !text.is_empty() && !text.contains('\0'));
         text.map(str::to_owned).ok_or_else(|| "a string that is not empty".to_owned())
+    }
+}
+
+/// Names of users.
+pub(super) struct Names;
+
+impl Kind for Names {
+    type Value = Vec<String>;
+    fn read(written: &Written<'_>) -> Result<Vec<String>, String> {
+        let names = written.list().filter(|names| names.iter().all(|name| !name.is_empty() && !name.contains('\0')));
+        let names = names.map(|names| names.into_iter().map(str::to_owned).collect());
+        names.ok_or_else(|| "a name or a list of names".to_owned())
     }
 }
 

@@ -59,8 +59,8 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
 });
 
 /// Limits that clients are refused by.
-const REFUSING: [&str; 5] =
-    ["borrow_timeout", "max_waiting", "max_clients", "max_leases", "max_leases_per_application"];
+const REFUSING: [&str; 6] =
+    ["borrow_timeout", "pause_timeout", "max_waiting", "max_clients", "max_leases", "max_leases_per_application"];
 
 /// Limits in time.
 const TIMEOUTS: [&str; 4] =

@@ -35,6 +35,7 @@ pub(super) struct Pools {
     query: HistogramVec,
     query_database: HistogramVec,
     transactions: IntCounterVec,
+    bytes: IntCounterVec,
     backend_connects: IntCounterVec,
 }
 
@@ -65,6 +66,10 @@ pub struct PoolMetrics {
     pub query_database: Histogram,
     /// Leases that ended with their transaction.
     pub transactions: IntCounter,
+    /// Bytes from clients.
+    pub received: IntCounter,
+    /// Bytes to clients.
+    pub sent: IntCounter,
     /// Backends opened.
     pub connected: IntCounter,
     /// Backends that could not be opened.
@@ -145,6 +150,12 @@ impl Pools {
                 "Leases that ended with their transaction.",
                 &pool,
             ),
+            bytes: counters(
+                registry,
+                "pgfunnel_client_bytes_total",
+                "Bytes received from clients and sent to them, without TLS; counted when a lease ends.",
+                &by("direction"),
+            ),
             backend_connects: counters(
                 registry,
                 "pgfunnel_backend_connects_total",
@@ -171,6 +182,8 @@ impl Pools {
             query: self.query.with_label_values(&pool),
             query_database: self.query_database.with_label_values(&pool),
             transactions: self.transactions.with_label_values(&pool),
+            received: self.bytes.with_label_values(&[database, user, "received"]),
+            sent: self.bytes.with_label_values(&[database, user, "sent"]),
             connected: self.backend_connects.with_label_values(&[database, user, "ok"]),
             connect_failed: self.backend_connects.with_label_values(&[database, user, "failed"]),
         }
@@ -200,6 +213,9 @@ impl Pools {
         }
         for outcome in OUTCOMES {
             let _ = self.borrow_wait.remove_label_values(&[database, user, outcome]);
+        }
+        for direction in ["received", "sent"] {
+            let _ = self.bytes.remove_label_values(&[database, user, direction]);
         }
         for outcome in ["ok", "failed"] {
             let _ = self.backend_connects.remove_label_values(&[database, user, outcome]);

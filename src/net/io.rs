@@ -127,6 +127,14 @@ impl Io {
         }
     }
 
+    /// The peer's address and ours, over TCP.
+    pub fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
+        match self.plain() {
+            Plain::Tcp(tcp) => tcp.peer_addr().ok().zip(tcp.local_addr().ok()),
+            Plain::Unix(_) => None,
+        }
+    }
+
     /// Whether bytes are encrypted.
     pub fn is_tls(&self) -> bool {
         matches!(self, Io::Tls(_))

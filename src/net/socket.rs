@@ -27,12 +27,24 @@ pub struct Socket {
     /// TLS may hold bytes that were written.
     unflushed: bool,
     sent: u64,
+    received: u64,
+    /// Bytes received and sent when they were counted last.
+    counted: (u64, u64),
 }
 
 impl Socket {
     /// A connection with nothing received and nothing to send.
     pub fn new(io: Io) -> Self {
-        Self { io, input: BytesMut::new(), passed: 0, output: BytesMut::new(), unflushed: false, sent: 0 }
+        Self {
+            io,
+            input: BytesMut::new(),
+            passed: 0,
+            output: BytesMut::new(),
+            unflushed: false,
+            sent: 0,
+            received: 0,
+            counted: (0, 0),
+        }
     }
 
     /// The transport.
@@ -80,6 +92,14 @@ impl Socket {
     #[inline]
     pub fn sent(&self) -> u64 {
         self.sent
+    }
+
+    /// Bytes received and sent since this was asked last.
+    #[inline]
+    pub fn take_counts(&mut self) -> (u64, u64) {
+        let now = (self.received, self.sent);
+        let before = std::mem::replace(&mut self.counted, now);
+        (now.0 - before.0, now.1 - before.1)
     }
 
     /// Whether passed bytes still wait to be forwarded.
@@ -130,8 +150,10 @@ impl Socket {
             self.input.reserve(buffers::SIZE / 4);
         }
         let polled = poll_read_buf(Pin::new(&mut self.io), cx, &mut self.input);
-        if polled.is_pending() && self.input.is_empty() {
-            self.give_back();
+        match &polled {
+            Poll::Ready(Ok(n)) => self.received += *n as u64,
+            Poll::Pending if self.input.is_empty() => self.give_back(),
+            Poll::Pending | Poll::Ready(Err(_)) => {}
         }
         polled
     }

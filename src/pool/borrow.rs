@@ -2,6 +2,7 @@
 //! `borrow_timeout`, for a place and then for a backend.
 
 use std::collections::btree_map::Entry;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -89,19 +90,23 @@ impl Pool {
             metrics().count_refusal("max_waiting");
             return Err(self.queue_full(&settings));
         }
-        let deadline = wait.asked + settings.borrow_timeout;
         let _waiting = gate::Waiting::new(&self.waiting);
         let stage = AtomicUsize::new(0);
-        let result = tokio::time::timeout_at(deadline.into(), async {
+        let mut borrowing = pin!(async {
             let places = self.enter(application, &stage).await;
-            self.obtain(places, deadline).await
+            self.obtain(places, self.patience(wait.asked, &settings)).await
         });
-        let (outcome, result) = match result.await {
-            Ok(Ok(lease)) => (&self.metrics.borrow_wait.waited, Ok(lease)),
-            Ok(Err(error)) => (&self.metrics.borrow_wait.refused, Err(error)),
-            Err(_) => {
-                (&self.metrics.borrow_wait.timed_out, Err(self.timed_out(&settings, stage.load(Ordering::Relaxed))))
-            }
+        let (outcome, result) = loop {
+            let look = self.next_look(wait.asked, &settings);
+            break match tokio::time::timeout_at(look.into(), &mut borrowing).await {
+                Ok(Ok(lease)) => (&self.metrics.borrow_wait.waited, Ok(lease)),
+                Ok(Err(error)) => (&self.metrics.borrow_wait.refused, Err(error)),
+                Err(_) if self.patience(wait.asked, &settings) > Instant::now() => continue,
+                Err(_) => {
+                    let refused = self.timed_out(&settings, stage.load(Ordering::Relaxed));
+                    (&self.metrics.borrow_wait.timed_out, Err(refused))
+                }
+            };
         };
         wait.outcome = Some(outcome);
         result
@@ -156,6 +161,10 @@ impl Pool {
     /// 53300, naming the limit at whose gate the time ran out: 0 the application's, 1 the user's, 2 the pool's.
     #[cold]
     fn timed_out(&self, settings: &PoolSettings, stage: usize) -> Error {
+        if self.is_held() {
+            metrics().count_refusal("pause_timeout");
+            return paused(settings);
+        }
         metrics().count_refusal(match stage {
             0 if settings.max_leases_per_application.is_some() => "max_leases_per_application",
             1 => "max_leases",
@@ -198,4 +207,15 @@ impl Pool {
         .detail(format!("Pool {}: {}.", self.key, self.figures()))
         .hint("Shorten transactions, or raise pool_size or max_waiting.")
     }
+}
+
+/// 57P03, as a server that does not let anybody in for now.
+#[cold]
+fn paused(settings: &PoolSettings) -> Error {
+    Error::new(
+        Side::Proxy,
+        SqlState::CANNOT_CONNECT_NOW,
+        format!("the database has been paused for longer than pause_timeout ({:?})", settings.pause_timeout),
+    )
+    .hint("RESUME on pgfunnel's console lets clients go on.")
 }

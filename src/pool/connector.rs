@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
 
 use super::gate::{Gate, Place, Waiting};
-use super::{Lease, Places, Pool, Stored, shutting_down};
+use super::{Lease, Member, Places, Pool, Stored, shutting_down};
 use crate::backend::{Backend, ConnectError, Failed, Target, connect};
 use crate::clock::Moment;
 use crate::config::{HiddenState, PoolSize};
@@ -165,7 +165,9 @@ impl Pool {
     pub(super) async fn keep(&self, backend: Backend, target: &Target, places: Vec<Place>, generation: u64) {
         self.metrics.connected.inc();
         let backend = Box::new(self.welcome(backend, target).await);
-        self.store.add(Stored { backend, _places: places, generation });
+        let member = Member::new(&backend, generation);
+        self.roster.enter(&member);
+        self.store.add(Stored { backend, _places: places, member });
     }
 
     async fn attempt(self: &Arc<Self>, places: Places, deadline: Instant, spare: bool) -> Result<Outcome, Error> {

@@ -1,7 +1,7 @@
 //! A fair queue in front of a number of places that can change: first come, first served.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Semaphore;
 
@@ -13,6 +13,10 @@ pub(super) const UNLIMITED: usize = Semaphore::MAX_PERMITS;
 pub struct Gate {
     semaphore: Semaphore,
     size: AtomicUsize,
+    /// Places that are open: `size`, or none while it is held.
+    open: AtomicUsize,
+    /// Nobody is let in. The lock is for those who change the number of places.
+    held: Mutex<bool>,
     /// Places that were taken away while somebody was inside; paid by those who leave.
     debt: AtomicUsize,
     waiting: AtomicUsize,
@@ -33,6 +37,8 @@ impl Gate {
         Arc::new(Self {
             semaphore: Semaphore::new(size),
             size: AtomicUsize::new(size),
+            open: AtomicUsize::new(size),
+            held: Mutex::new(false),
             debt: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             listeners: AtomicUsize::new(0),
@@ -63,13 +69,29 @@ impl Gate {
     /// Changes the number of places. Nobody inside is disturbed.
     pub fn resize(&self, size: usize) {
         let size = size.min(UNLIMITED);
-        let old = self.size.swap(size, Ordering::AcqRel);
-        if size < old {
-            let missing = old - size;
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        self.size.store(size, Ordering::Release);
+        if !*held {
+            self.set_open(size);
+        }
+    }
+
+    /// Lets nobody in from now on, or as many as there are places again. Who waits keeps its turn, and nobody inside is
+    /// disturbed.
+    pub fn hold(&self, hold: bool) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        *held = hold;
+        self.set_open(if hold { 0 } else { self.size() });
+    }
+
+    fn set_open(&self, open: usize) {
+        let old = self.open.swap(open, Ordering::AcqRel);
+        if open < old {
+            let missing = old - open;
             let taken = self.semaphore.forget_permits(missing);
             self.debt.fetch_add(missing - taken, Ordering::AcqRel);
         } else {
-            let more = size - old;
+            let more = open - old;
             let pay = |debt: usize| Some(debt.saturating_sub(more));
             let debt = self.debt.fetch_update(Ordering::AcqRel, Ordering::Acquire, pay).unwrap_or_default();
             self.semaphore.add_permits(more - debt.min(more));
@@ -97,7 +119,8 @@ impl Gate {
 
     /// How many are inside.
     pub fn inside(&self) -> usize {
-        (self.size() + self.debt.load(Ordering::Acquire)).saturating_sub(self.semaphore.available_permits())
+        (self.open.load(Ordering::Acquire) + self.debt.load(Ordering::Acquire))
+            .saturating_sub(self.semaphore.available_permits())
     }
 
     /// How many of those inside are listeners.
@@ -160,7 +183,7 @@ mod tests {
         assert!(gate.try_enter().is_none(), "the place that was left paid the debt");
         assert_eq!((gate.size(), gate.inside()), (1, 1));
 
-        let order = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let order = Arc::new(Mutex::new(Vec::new()));
         let mut waiters = Vec::new();
         for name in 0..3 {
             let (gate, order) = (gate.clone(), order.clone());
@@ -178,5 +201,29 @@ mod tests {
         }
         assert_eq!(*order.lock().unwrap(), vec![0, 1, 2]);
         assert_eq!((gate.inside(), gate.waiting()), (1, 0));
+    }
+
+    #[tokio::test]
+    async fn who_waits_while_it_is_held_keeps_its_turn() {
+        let gate = Gate::new(2);
+        let inside = gate.enter().await;
+        gate.hold(true);
+        assert!(gate.try_enter().is_none());
+        assert_eq!((gate.size(), gate.inside()), (2, 1));
+        let waiter = tokio::spawn({
+            let gate = gate.clone();
+            async move { gate.enter().await }
+        });
+        tokio::task::yield_now().await;
+        drop(inside);
+        // Its size may change meanwhile.
+        gate.resize(1);
+        tokio::task::yield_now().await;
+        assert_eq!((gate.size(), gate.inside(), gate.waiting()), (1, 0, 1));
+        gate.hold(false);
+        let place = waiter.await.unwrap();
+        assert!(gate.try_enter().is_none(), "one place");
+        drop(place);
+        assert!(gate.try_enter().is_some());
     }
 }

@@ -22,6 +22,13 @@ pub struct Headroom {
     pub others: usize,
 }
 
+impl Headroom {
+    /// Those that nobody has.
+    pub fn free(&self) -> usize {
+        self.usable.saturating_sub(self.own + self.others)
+    }
+}
+
 /// The last reading.
 #[derive(Debug, Default)]
 pub(super) struct Reading {

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::bounds::Seat;
 use super::store::Taken;
-use super::{Places, Pool};
+use super::{Doing, Places, Pool};
 use crate::backend::{Backend, Unfinished};
 use crate::clock::Moment;
 use crate::track::Effects;
@@ -38,6 +38,7 @@ impl Lease {
         self.listens = Some(Box::new(seat));
         self.pool.listening.fetch_add(1, Ordering::AcqRel);
         self.end(Moment::now());
+        self.show(Doing::Listening);
         true
     }
 
@@ -48,6 +49,13 @@ impl Lease {
             self.pool.pressure.begin(self.since);
             self.pool.active.fetch_add(1, Ordering::AcqRel);
             self.pool.listening.fetch_sub(1, Ordering::AcqRel);
+            self.show(Doing::Ready);
+        }
+    }
+
+    fn show(&self, doing: Doing) {
+        if let Some((taken, _)) = &self.held {
+            taken.member.set(doing);
         }
     }
 
@@ -102,6 +110,7 @@ impl Lease {
     /// rolled back, what the client left behind removed. If that fails it is closed.
     pub fn recover(mut self, unfinished: Unfinished, residue: Effects) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        self.show(Doing::Recovering);
         runtime.spawn(async move {
             self.residue.add(residue);
             // Of what was under way nobody knows what was done: prepared, put in force.
@@ -110,6 +119,7 @@ impl Lease {
             if !self.broken && needs_clean {
                 self.clean().await;
             }
+            self.show(Doing::Ready);
             self.release();
         });
     }

@@ -7,11 +7,14 @@ mod certify;
 mod connector;
 mod gate;
 mod headroom;
+mod hold;
 mod lease;
 mod params;
 mod pressure;
 mod registry;
+mod roster;
 mod store;
+mod totals;
 mod upkeep;
 
 use std::collections::{BTreeMap, HashMap};
@@ -25,6 +28,7 @@ pub use gate::{Gate, Place};
 pub use headroom::Headroom;
 pub use lease::Lease;
 pub use registry::{PoolKey, Registry, configured_credential, no_database};
+pub use roster::{Doing, Member};
 
 use crate::activity::State;
 use crate::backend::Target;
@@ -38,11 +42,15 @@ use bounds::Bounds;
 use certify::Certified;
 use connector::Connector;
 use headroom::Reading;
+use hold::Hold;
 use params::KnownParams;
 pub(crate) use params::Outcome;
 use pressure::Pressure;
 pub use pressure::Sample;
+use roster::Roster;
 use store::{Store, Stored, Taken};
+use totals::Periods;
+pub use totals::Totals;
 
 /// An idle backend is looked at in the kernel before it is lent only if nobody had it for so long: the runtime notices
 /// a closed connection about as fast, and the system call is then a small part of what the transaction costs.
@@ -84,6 +92,9 @@ pub struct Pool {
     headroom: Reading,
     /// Who may have a lease: the queue.
     gate: Arc<Gate>,
+    hold: Mutex<Hold>,
+    roster: Roster,
+    periods: Periods,
     bounds: Bounds,
     registry: Weak<Registry>,
     user: Arc<Gate>,
@@ -126,6 +137,7 @@ impl Pool {
     fn close(self: &Arc<Self>, mut taken: Taken) {
         let may_run = taken.backend.broken || taken.backend.status != Status::Idle;
         taken.backend.broken = true;
+        taken.member.set(Doing::Closing);
         // Without a runtime the process is ending, and every connection with it.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let pool = self.clone();
@@ -164,7 +176,7 @@ impl Pool {
     /// Whether it lives where new backends go.
     #[inline]
     fn is_current(&self, taken: &Taken) -> bool {
-        taken.generation == self.generation.load(Ordering::Relaxed)
+        taken.member.generation == self.generation.load(Ordering::Relaxed)
     }
 
     /// Whether there are more backends than may be, since the pool was made smaller; those that are being closed do not
@@ -193,6 +205,11 @@ impl Pool {
     /// How many of its backends are idle.
     pub fn idle(&self) -> usize {
         self.store.len()
+    }
+
+    /// How many are being opened.
+    pub fn connecting(&self) -> usize {
+        self.connector.connecting()
     }
 
     /// How many backends would have served the demand of the last `window` without making clients wait.
@@ -233,9 +250,8 @@ impl Pool {
             gauge.set(count as i64);
         }
         self.metrics.size.set(now.size as i64);
-        if let Some(Headroom { usable, own, others }) = self.headroom() {
-            let free = usable.saturating_sub(own + others);
-            for (gauge, count) in self.metrics.connections.iter().zip([own, others, free]) {
+        if let Some(headroom @ Headroom { own, others, .. }) = self.headroom() {
+            for (gauge, count) in self.metrics.connections.iter().zip([own, others, headroom.free()]) {
                 gauge.set(count as i64);
             }
         }

@@ -12,12 +12,14 @@ use super::bounds::Bounds;
 use super::certify::Certified;
 use super::connector::{Connector, give_up};
 use super::gate::UNLIMITED;
+use super::hold::Held;
 use super::params::KnownParams;
 use super::pressure::Pressure;
 use super::store::Store;
+use super::totals::Periods;
 use super::{Gate, Pool, shutting_down, upkeep};
 use crate::backend::{Credential, KeySource, Target, connect};
-use crate::config::{self, BackendTlsMode, Config, HiddenState, PoolSettings, PoolSize};
+use crate::config::{self, BackendTlsMode, Config, Console, HiddenState, PoolSettings, PoolSize};
 use crate::error::{Error, Side, SqlState};
 use crate::metrics::metrics;
 use crate::net::Endpoint;
@@ -53,6 +55,7 @@ pub struct Registry {
     users: Gates<String>,
     keys: Arc<dyn KeySource>,
     tls: Mutex<Vec<(config::BackendTls, Arc<BackendTls>)>>,
+    pub(super) held: Mutex<Held>,
 }
 
 impl Registry {
@@ -67,6 +70,7 @@ impl Registry {
             users: Mutex::default(),
             keys,
             tls: Mutex::default(),
+            held: Mutex::default(),
         })
     }
 
@@ -95,7 +99,12 @@ impl Registry {
         let settings = config.pool_settings(&key.database, &key.user).ok_or_else(|| no_database(&key.database))?;
         let mut pools = self.pools.write().unwrap_or_else(PoisonError::into_inner);
         let pool = pools.entry(key.clone()).or_insert_with(|| Arc::new(self.new_pool(&config, key, settings, target)));
-        Ok(pool.clone())
+        let pool = pool.clone();
+        drop(pools);
+        if self.is_paused(Some(&key.database)) && !pool.is_held() {
+            pool.hold(true);
+        }
+        Ok(pool)
     }
 
     /// What a pool that there is proves to PostgreSQL.
@@ -124,7 +133,10 @@ impl Registry {
         let settings = config.pool_settings(&key.database, &key.user).ok_or_else(|| no_database(&key.database))?;
         let limit = settings.borrow_timeout;
         let bounds = self.bounds(&config, key, settings.size);
-        let enter = bounds.enter(|gate| self.evict(gate, None));
+        let enter = async {
+            self.resumed(&key.database).await;
+            bounds.enter(|gate| self.evict(gate, None)).await
+        };
         let Ok(places) = tokio::time::timeout(limit, enter).await else {
             return Err(Error::new(
                 Side::Proxy,
@@ -183,6 +195,9 @@ impl Registry {
             pressure: Pressure::new(),
             headroom: Default::default(),
             gate: Gate::new(initial_size(settings.size)),
+            hold: Default::default(),
+            roster: Default::default(),
+            periods: Periods::new(),
             bounds: self.bounds(config, key, settings.size),
             registry: Arc::downgrade(self),
             user,
@@ -400,6 +415,12 @@ fn forget_unused<K: Hash + Eq>(gates: &Gates<K>) {
 
 /// 3D000, in PostgreSQL's words.
 pub fn no_database(name: &str) -> Error {
-    Error::new(Side::Client, SqlState::INVALID_CATALOG_NAME, format!("database \"{name}\" does not exist"))
-        .hint("pgfunnel has no entry for it: see [databases] in its configuration.")
+    Error::new(Side::Client, SqlState::INVALID_CATALOG_NAME, format!("database \"{name}\" does not exist")).hint(
+        match Console::NAMES.contains(&name) {
+            true => {
+                "The admin console is open to admin_users and stats_users of pgfunnel's configuration: there are none."
+            }
+            false => "pgfunnel has no entry for it: see [databases] in its configuration.",
+        },
+    )
 }

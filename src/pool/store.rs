@@ -5,12 +5,14 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use bb8::{ManageConnection, PooledConnection, QueueStrategy};
 
 use super::gate::Place;
+use super::roster::Member;
 use crate::backend::Backend;
 
 /// A backend and its places in the bounds that pools share, which it keeps as long as it exists.
@@ -18,8 +20,8 @@ pub(super) struct Stored {
     /// Boxed: it moves with every lease.
     pub(super) backend: Box<Backend>,
     pub(super) _places: Vec<Place>,
-    /// The pool's generation when it was opened.
-    pub(super) generation: u64,
+    /// What those see who look; it knows the pool's generation when it was opened.
+    pub(super) member: Arc<Member>,
 }
 
 /// What bb8 asks about its connections.

@@ -17,10 +17,15 @@ impl Pool {
         let now = Moment::now();
         self.pressure.keep(self.sample());
         self.keep_headroom();
+        self.keep_averages();
         let settings = self.settings.load();
         while self.has_surplus() {
             let Some(surplus) = self.store.take() else { break };
             self.close(surplus);
+        }
+        if self.is_held() {
+            // One that was being opened when that began.
+            self.close_idle();
         }
         let mut kept = Vec::new();
         let mut idle = self.store.len();

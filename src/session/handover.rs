@@ -9,7 +9,7 @@ use std::task::Poll;
 use super::pipeline::Expect;
 use super::replies::Lost;
 use super::sql_state::Sql;
-use super::{BACKLOG, End, Outcome, Session, limits, shutting_down};
+use super::{BACKLOG, End, Outcome, Session, limits, shutting_down, told_to_leave};
 use crate::activity::State;
 use crate::backend::Unfinished;
 use crate::cancel::Order;
@@ -145,8 +145,9 @@ impl Session {
                 return Poll::Ready(result.map_err(NoLease::Refused));
             }
             handle.listen(cx.waker());
-            if handle.order() == Order::Stop {
-                return Poll::Ready(Err(NoLease::Refused(shutting_down())));
+            let order = handle.order();
+            if order >= Order::Stop {
+                return Poll::Ready(Err(NoLease::Refused(told_to_leave(order))));
             }
             if handle.waits_cancelled() {
                 return Poll::Ready(Err(NoLease::Refused(limits::cancelled())));
@@ -165,6 +166,9 @@ impl Session {
 
     /// Ends the lease. `Some`: the session, too.
     pub(super) async fn give_back(&mut self, mut lease: Lease, outcome: Outcome) -> Option<End> {
+        let (received, sent) = self.client.take_counts();
+        self.pool.metrics.received.inc_by(received);
+        self.pool.metrics.sent.inc_by(sent);
         if self.handle.detach() {
             if !self.handle.quiet().await {
                 // It may yet come, and must not hit the next owner.

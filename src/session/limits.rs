@@ -113,8 +113,9 @@ impl Session {
     pub(super) fn poll_limits(&mut self, lease: &Lease, cx: &mut Context<'_>) -> Poll<Error> {
         // An order wakes only who listens; the last one may have used up the registration.
         self.handle.listen(cx.waker());
-        if self.handle.order() == Order::Stop {
-            return Poll::Ready(super::shutting_down());
+        let order = self.handle.order();
+        if order >= Order::Stop {
+            return Poll::Ready(super::told_to_leave(order));
         }
         if self.is_rung(lease) {
             cx.waker().wake_by_ref();

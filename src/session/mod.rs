@@ -118,7 +118,7 @@ impl Session {
             loop {
                 match self.handle.order() {
                     Order::None => {}
-                    Order::Drain | Order::Stop => return Poll::Ready(Err(End::Ended(Some(shutting_down())))),
+                    order => return Poll::Ready(Err(End::Ended(Some(told_to_leave(order))))),
                 }
                 if self.listening.has_news()
                     && let Err(error) = self.tell_news()
@@ -179,8 +179,9 @@ impl Session {
     /// wake-up.
     #[inline]
     fn turn(&mut self, lease: &mut Lease, cx: &mut Context<'_>) -> Result<bool, Outcome> {
-        if self.handle.order() == Order::Stop {
-            return Err(Outcome::Ended(shutting_down()));
+        let order = self.handle.order();
+        if order >= Order::Stop {
+            return Err(Outcome::Ended(told_to_leave(order)));
         }
         let mut leaving = false;
         let mut held_back = self.holds_back(lease);
@@ -257,6 +258,17 @@ impl Session {
                 _ => return Outcome::BackendLost(Lost::Broke(error)),
             }
         }
+    }
+}
+
+#[cold]
+fn told_to_leave(order: Order) -> Error {
+    match order {
+        Order::Kill => {
+            Error::new(Side::Proxy, SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
+                .hint("It was ended on pgfunnel's console.")
+        }
+        Order::None | Order::Drain | Order::Stop => shutting_down(),
     }
 }
 

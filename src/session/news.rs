@@ -123,7 +123,7 @@ impl Session {
         shared.subscription.ask_echo();
         std::future::poll_fn(|cx| {
             self.handle.listen(cx.waker());
-            match shared.subscription.has_echo() || self.handle.order() == Order::Stop {
+            match shared.subscription.has_echo() || self.handle.order() >= Order::Stop {
                 true => Poll::Ready(()),
                 false => Poll::Pending,
             }

@@ -4,6 +4,7 @@
 
 pub mod backend;
 pub mod frontend;
+pub mod rows;
 pub mod startup;
 
 use crate::error::Error;

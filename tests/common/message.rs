@@ -110,6 +110,19 @@ impl Answer {
         self.0.iter().filter_map(Message::row).collect()
     }
 
+    /// The names of the columns, as the first RowDescription has them.
+    pub fn columns(&self) -> Vec<String> {
+        let described = self.0.iter().find(|message| message.tag == b'T');
+        let mut rest = described.and_then(|message| message.body.get(2..)).unwrap_or_default();
+        let mut names = Vec::new();
+        while let Some(end) = rest.iter().position(|&byte| byte == 0) {
+            names.push(String::from_utf8_lossy(&rest[..end]).into_owned());
+            // Table, column, type, size, modifier, format.
+            rest = rest.get(end + 19..).unwrap_or_default();
+        }
+        names
+    }
+
     /// The first column of the first row; the error's message if there is none.
     pub fn value(&self) -> String {
         match self.rows().into_iter().next() {

@@ -1,0 +1,190 @@
+//! What an operator does to databases: holds them (PAUSE: nobody gets a backend, who waits keeps its turn), shuts them to
+//! new clients (DISABLE), and replaces their backends (RECONNECT).
+
+use std::collections::HashSet;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::{Pool, Registry};
+use crate::config::PoolSettings;
+
+/// How often it is looked whether backends have gone.
+const GLANCE: Duration = Duration::from_millis(20);
+
+/// Who waits in a pool that is held looks so often whether it still is.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Which databases are held, and which are shut.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    /// Those that will come, too.
+    all: bool,
+    databases: HashSet<String>,
+    disabled: HashSet<String>,
+}
+
+/// Whether a pool is held.
+#[derive(Debug, Default)]
+pub(super) struct Hold {
+    held: bool,
+    /// When it was let go last.
+    released: Option<Instant>,
+}
+
+impl Registry {
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The pools of a database, or all.
+    fn of<'a>(&self, database: Option<&'a str>) -> impl Iterator<Item = Arc<Pool>> + use<'a> {
+        self.all().into_iter().filter(move |pool| database.is_none_or(|name| pool.key.database == name))
+    }
+
+    /// Nobody gets a backend of this database (`None`: of any) until [`Registry::resume`]; those that there are are closed
+    /// as their clients give them back.
+    pub fn pause(&self, database: Option<&str>) {
+        {
+            let mut held = self.held();
+            match database {
+                Some(name) => drop(held.databases.insert(name.to_owned())),
+                None => held.all = true,
+            }
+        }
+        // A pool that is made meanwhile finds the entry.
+        self.of(database).for_each(|pool| pool.hold(true));
+    }
+
+    /// Ends that, for this database or for all. `false`: it was not so.
+    pub fn resume(&self, database: Option<&str>) -> bool {
+        let was = {
+            let mut held = self.held();
+            match database {
+                // One of all of them is let go, the others are not.
+                Some(name) if held.all => {
+                    held.all = false;
+                    held.databases = self.config().databases.keys().cloned().collect();
+                    held.databases.extend(self.all().iter().map(|pool| pool.key.database.clone()));
+                    held.databases.remove(name)
+                }
+                Some(name) => held.databases.remove(name),
+                None => {
+                    let was = held.all || !held.databases.is_empty();
+                    (held.all, held.databases) = (false, HashSet::new());
+                    was
+                }
+            }
+        };
+        self.of(database).for_each(|pool| pool.hold(false));
+        was
+    }
+
+    /// Whether a database is held; `None`: all are.
+    pub fn is_paused(&self, database: Option<&str>) -> bool {
+        let held = self.held();
+        held.all || database.is_some_and(|name| held.databases.contains(name))
+    }
+
+    /// Whether any is.
+    pub fn holds_any(&self) -> bool {
+        let held = self.held();
+        held.all || !held.databases.is_empty()
+    }
+
+    /// Waits until a database is not held.
+    pub(super) async fn resumed(&self, database: &str) {
+        while self.is_paused(Some(database)) {
+            tokio::time::sleep(GLANCE).await;
+        }
+    }
+
+    /// Lets no new client into a database, or does again.
+    pub fn disable(&self, database: &str, disable: bool) {
+        let mut held = self.held();
+        match disable {
+            true => drop(held.disabled.insert(database.to_owned())),
+            false => drop(held.disabled.remove(database)),
+        }
+    }
+
+    /// Whether a database lets no new client in.
+    pub fn is_disabled(&self, database: &str) -> bool {
+        self.held().disabled.contains(database)
+    }
+
+    /// Replaces the backends of a database, or all: none that there is now is lent again.
+    pub fn reconnect(self: &Arc<Self>, database: Option<&str>) {
+        self.of(database).for_each(|pool| pool.retire());
+    }
+
+    /// Waits until the backends of a database, or all, that are to be closed have gone.
+    pub async fn closed(&self, database: Option<&str>) {
+        let closing = |pool: Arc<Pool>| pool.backends().iter().any(|member| pool.is_outdated(member));
+        while self.of(database).any(closing) {
+            tokio::time::sleep(GLANCE).await;
+        }
+    }
+
+    /// Waits until a database, or all, has no backends and opens none.
+    pub async fn emptied(&self, database: Option<&str>) {
+        while self.of(database).any(|pool| pool.bounds.own().inside() > 0) {
+            tokio::time::sleep(GLANCE).await;
+        }
+    }
+}
+
+impl Pool {
+    fn hold_state(&self) -> MutexGuard<'_, Hold> {
+        self.hold.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// See [`Registry::pause`].
+    pub(super) fn hold(self: &Arc<Self>, hold: bool) {
+        {
+            let mut state = self.hold_state();
+            if state.held && !hold {
+                state.released = Some(Instant::now());
+            }
+            state.held = hold;
+            self.gate.hold(hold);
+        }
+        if hold {
+            self.retire();
+        }
+    }
+
+    /// Whether nobody gets a backend.
+    pub fn is_held(&self) -> bool {
+        self.hold_state().held
+    }
+
+    /// No backend that there is now is lent again.
+    fn retire(self: &Arc<Self>) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.close_idle();
+    }
+
+    /// Closes those that nobody has.
+    pub(super) fn close_idle(self: &Arc<Self>) {
+        while let Some(idle) = self.store.take() {
+            self.close(idle);
+        }
+    }
+
+    /// When a client that asked then has waited long enough: the time in which the pool is held does not count towards
+    /// `borrow_timeout`, but towards `pause_timeout`.
+    pub(super) fn patience(&self, asked: Instant, settings: &PoolSettings) -> Instant {
+        let state = self.hold_state();
+        match state.held {
+            true => asked + settings.pause_timeout.max(settings.borrow_timeout),
+            false => state.released.map_or(asked, |released| released.max(asked)) + settings.borrow_timeout,
+        }
+    }
+
+    /// When to look again whether the time is over.
+    pub(super) fn next_look(&self, asked: Instant, settings: &PoolSettings) -> Instant {
+        let end = self.patience(asked, settings);
+        if self.is_held() { end.min(Instant::now() + LOOK_AGAIN) } else { end }
+    }
+}

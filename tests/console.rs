@@ -1,0 +1,176 @@
+//! The admin console as an operator, a driver and a tool made for PgBouncer see it.
+
+mod common;
+
+use std::process::Command;
+
+use common::*;
+
+#[test]
+fn only_those_who_are_listed_are_let_in() -> Result {
+    let cluster = Cluster::start()?;
+    let proxy = Config::of(&cluster).start()?;
+    let refused = proxy.target().database("pgfunnel").refusal()?;
+    assert_eq!((refused.code.as_str(), refused.hint.contains("admin_users")), ("3D000", true), "{refused:?}");
+    drop(proxy);
+    let everything = format!(
+        "[databases.\"*\"]\nhost = \"127.0.0.1\"\nport = {}\nunlisted_users = \"pass_through\"",
+        cluster.port()
+    );
+    let proxy = Config::of(&cluster).console().section(&everything).start()?;
+    for name in ["pgfunnel", "pgbouncer"] {
+        assert_eq!(proxy.console().database(name).connect()?.row("SHOW STATE", "key", "active")?["value"], "yes");
+        let watcher = proxy.console().database(name).user("watcher", PASSWORD);
+        assert!(!watcher.connect()?.table("SHOW CONFIG")?.is_empty());
+        for command in ["PAUSE", "RELOAD", "SHUTDOWN", "SET pool_size = 1", "KILL app", "KILL_CLIENT 1"] {
+            assert_eq!(watcher.connect()?.query(command)?.error().code, "42501", "{command}");
+        }
+        let refused = proxy.target().database(name).refusal()?;
+        assert_eq!((refused.code.as_str(), refused.hint.contains("stats_users")), ("28000", true), "{refused:?}");
+        // Whatever other databases do with unlisted users: PostgreSQL knows this one, and its password.
+        cluster.sql(&format!("alter role app password '{PASSWORD}'"))?;
+        assert_eq!(proxy.console().database(name).user("operator", "wrong").refusal()?.code, "28P01");
+        assert_eq!(proxy.console().database(name).user("postgres", PASSWORD).refusal()?.code, "28P01");
+    }
+    assert_eq!(proxy.metric("pgfunnel_backends", &[])?, 0.0, "no backend was needed for any of it");
+    Ok(())
+}
+
+#[test]
+fn every_table_can_be_read_in_every_way() -> Result {
+    let cluster = Cluster::start()?;
+    let proxy = Config::of(&cluster).console().start()?;
+    let mut client = proxy.target().parameter("application_name", "report-fn").connect()?;
+    client.value("begin")?;
+    client.value("create temp table t (n int)")?;
+    let mut console = proxy.console().connect()?;
+    let commands: Vec<String> = console.table("SHOW HELP")?.iter().map(|row| row["command"].clone()).collect();
+    let shows: Vec<&String> = commands.iter().filter(|command| command.starts_with("SHOW ")).collect();
+    assert!(shows.len() > 20, "{commands:?}");
+    for show in shows {
+        let simple = console.query(&format!("/* a comment */ {}; -- and one", show.to_lowercase()))?;
+        assert_eq!((simple.commands(), simple.status()), (vec!["SHOW".to_owned()], Some('I')), "{show}: {simple:?}");
+        for format in [0, 1] {
+            let say = Say::new().parse("", show, &[]).describe_statement("").bind_formats("", "", &[], format);
+            let extended = console.ask(&say.describe_portal("").execute("", 0).sync())?;
+            assert_eq!(extended.errors(), [], "{show}");
+            assert_eq!(extended.columns(), simple.columns(), "{show}");
+            let rows = simple.rows().len();
+            assert_eq!(extended.tags(), format!("1tT2T{}CZ", "D".repeat(rows)), "{show}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn it_speaks_the_protocol_as_postgresql_does() -> Result {
+    let cluster = Cluster::start()?;
+    let proxy = Config::of(&cluster).console().start()?;
+    let mut console = proxy.console().connect()?;
+    // Row by row.
+    let begin = Say::new().query("BEGIN").parse("s", "SHOW CONFIG", &[]).bind("p", "s", &[]).execute("p", 3).sync();
+    let first = console.ask(&begin)?;
+    assert_eq!((first.tags().as_str(), first.status()), ("CZ12DDDsZ", Some('T')));
+    let rest = console.ask(&Say::new().execute("p", 0).close_portal("p").close_statement("s").sync())?;
+    assert_eq!((rest.rows().len() > 20, rest.commands()), (true, vec!["SHOW".to_owned()]));
+    // An error skips the rest of its batch and fails the transaction.
+    let failed = console.ask(&Say::new().parse("", "FOO", &[]).bind("", "", &[]).execute("", 0).sync())?;
+    assert_eq!((failed.tags().as_str(), failed.error().code.as_str(), failed.status()), ("EZ", "42601", Some('E')));
+    assert_eq!(console.query("SHOW LISTS")?.error().code, "25P02");
+    assert_eq!(console.query("COMMIT")?.commands(), ["ROLLBACK"]);
+    // Whatever is not there.
+    let bind = |statement: &str, values: &[Option<&str>]| Say::new().bind("", statement, values).sync();
+    assert_eq!(console.ask(&bind("nothing", &[]))?.error().code, "26000");
+    assert_eq!(console.ask(&Say::new().execute("nothing", 0).sync())?.error().code, "34000");
+    let bound = Say::new().parse("", "SHOW LISTS", &[]).and(&bind("", &[Some("1")]));
+    assert_eq!(console.ask(&bound)?.error().code, "08P01");
+    let twice = Say::new().parse("s", "SHOW LISTS", &[]).parse("s", "SHOW LISTS", &[]).sync();
+    assert_eq!(console.ask(&twice)?.error().code, "42P05");
+    let many = (0..200).fold(Say::new(), |say, n| say.parse(&format!("s{n}"), "SHOW LISTS", &[]));
+    assert_eq!(console.ask(&many.sync())?.error().code, "54000");
+    // What drivers say.
+    for (said, tag) in [
+        ("SET extra_float_digits = 3", "SET"),
+        ("set application_name to 'x'", "SET"),
+        ("DISCARD ALL", "DISCARD ALL"),
+        ("START TRANSACTION READ ONLY", "BEGIN"),
+        ("ROLLBACK", "ROLLBACK"),
+    ] {
+        assert_eq!(console.query(said)?.commands(), [tag]);
+    }
+    assert_eq!(console.query(";")?.tags(), "IZ");
+    assert_eq!(console.query("SELECT 1")?.error().code, "42601");
+    assert_eq!(console.query("SUSPEND")?.error().code, "0A000");
+    Ok(())
+}
+
+#[test]
+fn what_is_hostile_is_told_so_and_harms_nobody() -> Result {
+    let cluster = Cluster::start()?;
+    cluster.sql("create table t (n int); grant all on t to app")?;
+    let mut proxy = Config::of(&cluster).top("max_clients = 2").console().start()?;
+    let memory = proxy.memory()?;
+    let clients = vec![proxy.target().connect()?, proxy.target().connect()?];
+    assert_eq!(proxy.target().refusal()?.code, "53300");
+    // Whoever must look at that can.
+    let mut console = proxy.console().connect()?;
+    assert_eq!(console.row("SHOW LISTS", "list", "used_clients")?["items"], "2");
+    // A command that is far too long, bytes that are none of the protocol's, text that is no text.
+    let mut long = proxy.console().connect()?;
+    long.say(&Say::new().query(&"x".repeat(100_000)))?;
+    assert_eq!(long.read_to_close()?.error().code, "08P01");
+    let mut strange = proxy.console().connect()?;
+    strange.say(&Say::new().raw(b'\x01', b"strange"))?;
+    assert_eq!(strange.read_to_close()?.error().code, "08P01");
+    let mut torn = proxy.console().connect()?;
+    assert_eq!(torn.first_error(&Say::new().raw(b'Q', b"SHOW \xff\0").unanswered_sync())?.code, "22021");
+    for tag in [b'P', b'B', b'D', b'E', b'C', b'Q'] {
+        let mut empty = proxy.console().connect()?;
+        assert_eq!(
+            empty.first_error(&Say::new().raw(tag, b"").unanswered_sync())?.code,
+            "08P01",
+            "{}",
+            char::from(tag)
+        );
+    }
+    let mut random = Random(4711);
+    for _ in 0..50 {
+        let mut victim = proxy.console().connect()?;
+        // It may have ended it by then.
+        let _ = victim.send(&random.bytes(200));
+    }
+    // Consoles that are not closed.
+    let mut open = Vec::new();
+    let refused = loop {
+        match proxy.console().login()? {
+            Ok(console) => open.push(console),
+            Err(error) => break error,
+        }
+        assert!(open.len() < 100, "no end to it");
+    };
+    assert_eq!(refused.code, "53300");
+    drop(open);
+    eventually("they are gone", || Ok(proxy.console().connect().is_ok()))?;
+    assert_eq!(console.row("SHOW POOLS", "database", "pgfunnel")?["cl_waiting"], "0");
+    drop((clients, console));
+    unharmed(&cluster, &mut proxy, memory)
+}
+
+#[test]
+fn drivers_can_use_it() -> Result {
+    let cluster = Cluster::start()?;
+    let proxy = Config::of(&cluster).console().start()?;
+    let url = proxy.console().url();
+    let python = std::env::var_os("PGFUNNEL_TEST_PYTHON")
+        .ok_or("PGFUNNEL_TEST_PYTHON is not set: a Python with psycopg; tests/run.sh installs it")?;
+    let modules = std::env::var_os("PGFUNNEL_TEST_NODE_PATH")
+        .ok_or("PGFUNNEL_TEST_NODE_PATH is not set: a node_modules with pg; tests/run.sh installs it")?;
+    for mut driver in [Command::new(python), Command::new("node")] {
+        let extension = if driver.get_program() == "node" { "js" } else { "py" };
+        let script = format!("{}/tests/clients/console.{extension}", env!("CARGO_MANIFEST_DIR"));
+        let output = driver.arg(script).arg(&url).env("NODE_PATH", &modules).output()?;
+        let complained = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), complained.as_ref()), (Some(0), ""), "{extension}");
+    }
+    Ok(())
+}

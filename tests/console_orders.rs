@@ -1,0 +1,289 @@
+//! What an operator can do on the admin console, and what clients notice of it.
+
+mod common;
+
+use std::time::Duration;
+
+use common::*;
+
+/// Says a command in the background; the thread ends when it is answered.
+fn later(target: &Target, command: &'static str) -> std::thread::JoinHandle<std::result::Result<(), String>> {
+    let target = target.clone();
+    std::thread::spawn(move || {
+        let said = || target.connect()?.order(command);
+        said().map_err(|error: Failure| format!("{error:?}"))
+    })
+}
+
+fn answered(said: std::thread::JoinHandle<std::result::Result<(), String>>) -> Result {
+    Ok(said.join().map_err(|_| "it panicked")??)
+}
+
+#[test]
+fn a_database_is_restarted_behind_a_pause_and_no_client_fails() -> Result {
+    let mut cluster = Cluster::start()?;
+    let proxy = Config::of(&cluster).top("pool_size = 3\nborrow_timeout = \"1s\"").console().start()?;
+    let mut busy = proxy.target().connect()?;
+    busy.value("begin")?;
+    let mut clients = (0..10).map(|_| proxy.target().connect()).collect::<Result<Vec<_>>>()?;
+    for client in &mut clients {
+        client.value("select 1")?;
+    }
+    let pause = later(&proxy.console(), "PAUSE");
+    let mut console = proxy.console().connect()?;
+    eventually("it is paused", || Ok(console.pool("SHOW POOLS")?["paused"] == "1"))?;
+    for client in &mut clients {
+        client.say(&Say::new().query("select 2"))?;
+    }
+    eventually("they wait", || Ok(console.pool("SHOW POOLS")?["cl_waiting"] == "10"))?;
+    // The transaction that runs is finished, and only then the answer comes.
+    assert_eq!(busy.value("select 3")?, "3");
+    assert!(!pause.is_finished());
+    eventually("it is said what is wrong", || {
+        let sentence = console.table("SHOW DIAGNOSIS")?[0]["sentence"].clone();
+        Ok(sentence.contains("pool app/app is paused") && sentence.contains("10 clients wait"))
+    })?;
+    busy.value("commit")?;
+    answered(pause)?;
+    assert_eq!(cluster.backends()?, 0);
+    cluster.stop("fast")?;
+    // Longer than they would wait otherwise.
+    std::thread::sleep(Duration::from_millis(1_500));
+    // Who comes meanwhile waits, too.
+    let mut late = proxy.target().connect()?;
+    late.say(&Say::new().query("select 4"))?;
+    cluster.boot()?;
+    console.order("RESUME")?;
+    for client in &mut clients {
+        assert_eq!(client.read_ready(1)?.value(), "2");
+    }
+    assert_eq!(late.read_ready(1)?.value(), "4");
+    assert_eq!(proxy.metric("pgfunnel_errors_total", &["side=\"database\""])?, 0.0);
+    assert_eq!(console.query("RESUME")?.error().code, "55000");
+    Ok(())
+}
+
+#[test]
+fn a_pause_ends_by_itself_for_who_has_waited_too_long() -> Result {
+    let cluster = Cluster::start()?;
+    let top = "borrow_timeout = \"200ms\"\npause_timeout = \"2s\"";
+    let proxy = Config::of(&cluster).top(top).console().start()?;
+    let mut client = proxy.target().connect()?;
+    let mut console = proxy.console().connect()?;
+    console.order("PAUSE app")?;
+    let error = client.query("select 1")?.error();
+    assert_eq!((error.code.as_str(), error.hint.contains("RESUME")), ("57P03", true), "{error:?}");
+    assert_eq!(proxy.metric("pgfunnel_refusals_total", &["setting=\"pause_timeout\""])?, 1.0);
+    console.order("RESUME app")?;
+    assert_eq!(client.value("select 1")?, "1");
+    // A resume gives everybody the whole of borrow_timeout again.
+    console.order("PAUSE")?;
+    client.say(&Say::new().query("select 2"))?;
+    std::thread::sleep(Duration::from_millis(600));
+    console.order("RESUME")?;
+    assert_eq!(client.read_ready(1)?.value(), "2");
+    Ok(())
+}
+
+#[test]
+fn a_pause_that_is_given_up_is_taken_back() -> Result {
+    let cluster = Cluster::start()?;
+    let proxy = Config::of(&cluster).console().start()?;
+    let mut holder = proxy.target().connect()?;
+    holder.value("begin")?;
+    let mut looker = proxy.console().connect()?;
+    let mut is = |value: &str| looker.row("SHOW STATE", "key", "paused").map(|row| row["value"] == value);
+    // Cancelled, as by Ctrl-C in psql; gone; its process killed.
+    let mut console = proxy.console().connect()?;
+    console.say(&Say::new().query("PAUSE"))?;
+    eventually("it is paused", || is("yes"))?;
+    console.cancel()?;
+    assert_eq!(console.read_ready(1)?.error().code, "57014");
+    assert!(is("no")?);
+    console.say(&Say::new().query("PAUSE"))?;
+    eventually("it is paused", || is("yes"))?;
+    console.reset()?;
+    eventually("it is not any more", || is("no"))?;
+    // Another's key is none.
+    let mut console = proxy.console().connect()?;
+    console.say(&Say::new().query("PAUSE app"))?;
+    eventually("it is paused", || Ok(looker.row("SHOW DATABASES", "name", "app")?["paused"] == "1"))?;
+    holder.cancel()?;
+    proxy.console().connect()?.cancel()?;
+    assert!(!console.silent_for(Duration::from_millis(300)).is_ok_and(|silent| !silent));
+    holder.value("commit")?;
+    assert_eq!(console.read_ready(1)?.commands(), ["PAUSE"]);
+    // One that is complete stays when its console leaves.
+    drop(console);
+    assert_eq!(looker.row("SHOW DATABASES", "name", "app")?["paused"], "1");
+    Ok(())
+}
+
+#[test]
+fn one_database_is_held_and_not_the_others() -> Result {
+    let cluster = Cluster::start()?;
+    let other = format!("[databases.other]\nhost = \"127.0.0.1\"\nport = {}\ndbname = \"app\"", cluster.port());
+    let proxy = Config::of(&cluster).section(&other).console().start()?;
+    let mut console = proxy.console().connect()?;
+    let (mut held, mut free) = (proxy.target().connect()?, proxy.target().database("other").connect()?);
+    console.order("PAUSE app")?;
+    held.say(&Say::new().query("select 1"))?;
+    assert_eq!(free.value("select 2")?, "2");
+    assert_eq!(console.query("RESUME other")?.error().code, "55000");
+    assert_eq!(console.query("PAUSE nothing")?.error().code, "3D000");
+    // Of all that are held, one is let go.
+    console.order("PAUSE")?;
+    console.order("RESUME app")?;
+    assert_eq!(held.read_ready(1)?.value(), "1");
+    free.say(&Say::new().query("select 3"))?;
+    eventually("it waits", || Ok(console.row("SHOW POOLS", "database", "other")?["cl_waiting"] == "1"))?;
+    console.order("RESUME")?;
+    assert_eq!(free.read_ready(1)?.value(), "3");
+    // Shut to new clients; those that are there stay.
+    console.order("DISABLE app")?;
+    let refused = proxy.target().refusal()?;
+    assert_eq!((refused.code.as_str(), refused.hint.contains("ENABLE")), ("55000", true), "{refused:?}");
+    assert_eq!(held.value("select 4")?, "4");
+    assert_eq!(console.row("SHOW DATABASES", "name", "app")?["disabled"], "1");
+    console.order("ENABLE app")?;
+    // A login that needs the database waits for it as long as a login may take.
+    console.order("SET client_login_timeout = 1")?;
+    console.order("PAUSE app")?;
+    let refused = proxy.target().parameter("work_mem", "7MB").refusal()?;
+    assert_eq!((refused.code.as_str(), refused.hint.contains("RESUME")), ("57014", true), "{refused:?}");
+    console.order("RESUME app")?;
+    assert_eq!(proxy.target().connect()?.value("select 5")?, "5");
+    Ok(())
+}
+
+#[test]
+fn clients_are_ended_and_what_they_did_is_rolled_back() -> Result {
+    let cluster = Cluster::start()?;
+    cluster.sql("create table t (n int); grant all on t to app")?;
+    let proxy = Config::of(&cluster).console().start()?;
+    let mut console = proxy.console().connect()?;
+    let connect = |name: &str| proxy.target().parameter("application_name", name).connect();
+    let (mut victim, mut other) = (connect("victim")?, connect("other")?);
+    victim.value("begin; insert into t values (1)")?;
+    let id = console.row("SHOW CLIENTS", "application_name", "victim")?["id"].clone();
+    console.order(&format!("KILL_CLIENT {id}"))?;
+    let error = victim.read_to_close()?.error();
+    assert_eq!((error.code.as_str(), error.message.contains("administrator command")), ("57P01", true), "{error:?}");
+    assert_eq!(console.query(&format!("KILL_CLIENT {id}"))?.error().code, "42704");
+    assert_eq!(other.value("select count(*) from t")?, "0");
+    // All of a database, whatever they do; who comes then waits.
+    let (mut idle, mut running, mut open) = (connect("idle")?, connect("running")?, connect("open")?);
+    running.say(&Say::new().query("select pg_sleep(60)"))?;
+    open.value("begin")?;
+    eventually("it runs", || Ok(console.pool("SHOW POOLS")?["sv_active"] == "2"))?;
+    console.order("KILL app")?;
+    for client in [&mut idle, &mut open, &mut running, &mut other] {
+        assert_eq!(client.read_to_close()?.errors().last().map(|error| error.code.as_str()), Some("57P01"));
+    }
+    eventually("no backend is left", || Ok(cluster.backends()? == 0))?;
+    let mut next = proxy.target().connect()?;
+    next.say(&Say::new().query("select 1"))?;
+    eventually("it waits", || Ok(console.pool("SHOW POOLS")?["cl_waiting"] == "1"))?;
+    console.order("RESUME app")?;
+    assert_eq!(next.read_ready(1)?.value(), "1");
+    Ok(())
+}
+
+#[test]
+fn backends_are_replaced_as_they_come_back() -> Result {
+    let cluster = Cluster::start()?;
+    let proxy = Config::of(&cluster).console().start()?;
+    let (mut idle, mut busy) = (proxy.target().connect()?, proxy.target().connect()?);
+    busy.value("begin")?;
+    let (old, pid) = (idle.value("select pg_backend_pid()")?, busy.value("select pg_backend_pid()")?);
+    let mut console = proxy.console().connect()?;
+    console.order("RECONNECT app")?;
+    assert_eq!(console.row("SHOW SERVERS", "remote_pid", &pid)?["close_needed"], "1");
+    let wait = later(&proxy.console(), "WAIT_CLOSE");
+    assert_ne!(idle.value("select pg_backend_pid()")?, old);
+    assert_eq!(busy.value("select pg_backend_pid()")?, pid, "it is kept as long as its transaction");
+    assert!(!wait.is_finished());
+    busy.value("commit")?;
+    answered(wait)?;
+    assert_ne!(busy.value("select pg_backend_pid()")?, pid);
+    Ok(())
+}
+
+#[test]
+fn settings_are_changed_until_the_next_reload() -> Result {
+    let cluster = Cluster::start()?;
+    let config = Config::of(&cluster).top("pool_size = 2").console();
+    let proxy = config.start()?;
+    let mut console = proxy.console().connect()?;
+    let mut client = proxy.target().connect()?;
+    client.value("select 1")?;
+    let mut size = || console.pool("SHOW POOLS").map(|row| row["pool_size"].clone());
+    assert_eq!(size()?, "2");
+    let mut orders = proxy.console().connect()?;
+    orders.order("SET pool_size = 7")?;
+    assert_eq!(size()?, "7");
+    orders.order("SET databases.app.pool_size TO '3'")?;
+    assert_eq!(size()?, "3");
+    orders.order("SET users.app.pool_size = 4")?;
+    assert_eq!(size()?, "4");
+    let shown = orders.row("SHOW CONFIG", "key", "pool_size")?;
+    assert_eq!((shown["value"].as_str(), shown["default"].as_str()), ("7", "20"));
+    for (wrong, detail) in [
+        ("SET pool_size = many", "must be a whole number"),
+        ("SET pol_size = 3", "did you mean \"pool_size\"?"),
+        ("SET listen = '127.0.0.1:1'", "by a restart"),
+        ("SET users.app.password = 'x'", "secrets are not set here"),
+        ("SET databases.app.host = ''", "must be"),
+    ] {
+        let error = orders.query(wrong)?.error();
+        assert_eq!((error.code.as_str(), error.detail.contains(detail)), ("F0000", true), "{wrong}: {error:?}");
+    }
+    assert_eq!(size()?, "4");
+    orders.order("RELOAD")?;
+    assert_eq!(size()?, "2");
+    proxy.reload(&config.clone().top("pol_size = 3"))?;
+    let error = orders.query("RELOAD")?.error();
+    assert!(error.code == "F0000" && error.detail.contains("unknown key \"pol_size\""), "{error:?}");
+    assert_eq!(client.value("select 1")?, "1");
+    assert!(proxy.log().contains("SET pool_size = \\\"7\\\""), "who changes what is in the log");
+    Ok(())
+}
+
+#[test]
+fn it_ends_at_once_or_when_servers_or_clients_are_done() -> Result {
+    let cluster = Cluster::start()?;
+    for (command, busy_ends, idle_ends) in [
+        ("SHUTDOWN", true, true),
+        ("SHUTDOWN WAIT_FOR_SERVERS", false, true),
+        ("SHUTDOWN WAIT_FOR_CLIENTS", false, false),
+    ] {
+        let mut proxy = Config::of(&cluster).top("drain_timeout = \"100ms\"").console().start()?;
+        let (mut busy, mut idle) = (proxy.target().connect()?, proxy.target().connect()?);
+        busy.value("begin")?;
+        let (mut looker, mut console) = (proxy.console().connect()?, proxy.console().connect()?);
+        console.order(command)?;
+        if idle_ends {
+            assert_eq!(idle.read_to_close()?.error().code, "57P01", "{command}");
+        }
+        if busy_ends {
+            assert_eq!(busy.read_to_close()?.error().code, "57P01", "{command}");
+        } else {
+            // Longer than a drain may take.
+            std::thread::sleep(Duration::from_millis(400));
+            assert_eq!(busy.value("select 1")?, "1", "{command}");
+            assert_eq!(looker.row("SHOW STATE", "key", "draining")?["value"], "yes");
+            assert!(!matches!(proxy.target().login(), Ok(Ok(_))), "{command}: a new client was taken");
+            busy.value("commit")?;
+        }
+        if !idle_ends {
+            assert_eq!((busy.value("select 2")?, idle.value("select 3")?), ("2".into(), "3".into()), "{command}");
+            assert!(proxy.alive()?);
+            drop((busy, idle));
+        }
+        for console in [&mut looker, &mut console] {
+            assert_eq!(console.read_to_close()?.error().code, "57P01", "{command}");
+        }
+        assert!(proxy.wait_exit()?.success(), "{command}");
+    }
+    eventually("no backend is left", || Ok(cluster.backends()? == 0))
+}
