@@ -324,6 +324,10 @@ mod tests {
                 PoolFacts { active: 0, unreachable: Some("connection refused".into()), ..pool() },
                 "pool app/api cannot open backends (connection refused); 30 clients wait",
             ),
+            (
+                PoolFacts { active: 0, paused: true, ..pool() },
+                "pool app/api is paused by an operator; 30 clients wait, the first for 2.1 s; RESUME",
+            ),
         ] {
             let (severity, sentence) = of(case);
             assert_eq!(severity, Severity::Trouble, "{sentence}");
@@ -338,6 +342,8 @@ mod tests {
         let held =
             PoolFacts { active: 3, waiting: Holders::default(), in_transaction: holders(1, "x", 1, 9.0), ..pool() };
         assert_eq!(of(held).0, Severity::Notice);
+        let paused = PoolFacts { active: 0, waiting: Holders::default(), paused: true, ..pool() };
+        assert_eq!(of(paused).0, Severity::Notice);
     }
 
     #[test]
