@@ -304,3 +304,36 @@ fn an_idle_backend_that_talks_is_not_lent() -> Result {
     }
     Ok(())
 }
+
+/// PostgreSQL itself ignores a cancel that comes before the statement that it is meant for.
+#[test]
+fn a_cancel_that_came_too_early_is_sent_again() -> Result {
+    static CANCELS: AtomicUsize = AtomicUsize::new(0);
+    let fake = Fake::play(|conversation| {
+        // A CancelRequest has nothing but process id and key.
+        if conversation.startup()?.len() == 8 {
+            CANCELS.fetch_add(1, Ordering::SeqCst);
+            return Ok(());
+        }
+        conversation.send(&reply::welcome())?;
+        loop {
+            let request = conversation.request()?;
+            let slow = request.body.starts_with(b"select 'slow'");
+            let answer = if slow {
+                eventually("it is cancelled twice", || Ok(CANCELS.load(Ordering::SeqCst) >= 2))?;
+                reply::error("ERROR", "57014", "canceling statement").and(&reply::ready(b'I'))
+            } else {
+                reply::value("1")
+            };
+            conversation.send(&answer)?;
+        }
+    })?;
+    let proxy = Config::port(fake.port()).top("pool_size = 1\nborrow_timeout = \"8s\"").start()?;
+    let mut client = proxy.target().connect()?;
+    client.say(&Say::new().query("select 'slow'"))?;
+    eventually("it runs", || Ok(proxy.metric("pgfunnel_clients", &["state=\"active\""])? == 1.0))?;
+    client.reset()?;
+    assert_eq!(proxy.target().connect()?.value("select 1")?, "1");
+    assert!(CANCELS.load(Ordering::SeqCst) >= 2);
+    Ok(())
+}

@@ -1,5 +1,6 @@
 //! Getting a backend back from a client that vanished in the middle of something.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use postgres_protocol::message::frontend;
@@ -10,6 +11,9 @@ use crate::wire::{HEADER, Header};
 
 /// How long a backend may take to stop what it does; then it is closed instead.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A statement that is cancelled ends within milliseconds; after this it has not heard of it.
+const AGAIN: Duration = Duration::from_millis(250);
 
 /// Where the vanished client left the conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,10 +60,11 @@ impl Backend {
                 frontend::sync(self.socket.output());
                 awaited += 1;
             }
-            if !self.pass_over(unfinished.rest).await || !self.drain(awaited).await {
+            let cancels = running && !unfinished.polite;
+            if !self.pass_over(unfinished.rest).await || !self.drain_cancelling(awaited, cancels).await {
                 return false;
             }
-            if running && !unfinished.polite {
+            if cancels {
                 // The signal may come late; it must not hit the next owner.
                 self.barrier().await;
             }
@@ -75,6 +80,21 @@ impl Backend {
         let patience = if unfinished.polite { PATIENCE * 6 } else { PATIENCE };
         if !tokio::time::timeout(patience, recovered).await.unwrap_or(false) {
             self.broken = true;
+        }
+    }
+
+    /// [`Backend::drain`]; if it takes long, what runs is cancelled again: PostgreSQL ignores a cancel that comes before the
+    /// statement that it was meant for.
+    async fn drain_cancelling(&mut self, count: usize, cancels: bool) -> bool {
+        let identity = self.identity.clone();
+        let mut drain = pin!(self.drain(count));
+        loop {
+            match tokio::time::timeout(AGAIN, &mut drain).await {
+                Ok(drained) => return drained,
+                // To its end: half-way it could still come to the next owner.
+                Err(_) if cancels => drop(cancel(&identity).await),
+                Err(_) => {}
+            }
         }
     }
 
