@@ -326,7 +326,7 @@ mod tests {
             ),
             (
                 PoolFacts { active: 0, paused: true, ..pool() },
-                "pool app/api is paused by an operator; 30 clients wait, the first for 2.1 s; RESUME",
+                "pool app/api is paused by an operator; 30 clients wait, the first for 1.5 s; RESUME",
             ),
         ] {
             let (severity, sentence) = of(case);

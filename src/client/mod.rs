@@ -180,7 +180,9 @@ async fn admit(shared: &Arc<Shared>, mut plain: Plain, mut peer: Option<SocketAd
         }
         Ok(Some(login::Outcome::Console { user, access, key_length })) => {
             metrics().count_login(true);
-            tracing::info!(user, peer = peer_name(peer), "an operator has come to the admin console");
+            if shared.config.load().log_connections {
+                tracing::info!(user, peer = peer_name(peer), "an operator has logged in to the admin console");
+            }
             let operator = |socket| Box::new(Operator { socket, user, access, peer, key_length });
             socket.map(operator).map(Admitted::Operator)
         }

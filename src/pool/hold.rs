@@ -45,39 +45,51 @@ impl Registry {
     /// Nobody gets a backend of this database (`None`: of any) until [`Registry::resume`]; those that there are are closed
     /// as their clients give them back.
     pub fn pause(&self, database: Option<&str>) {
-        {
-            let mut held = self.held();
-            match database {
-                Some(name) => drop(held.databases.insert(name.to_owned())),
-                None => held.all = true,
-            }
+        let mut held = self.held();
+        match database {
+            Some(name) => drop(held.databases.insert(name.to_owned())),
+            None => held.all = true,
         }
-        // A pool that is made meanwhile finds the entry.
+        // Under the lock, as all that follows from it: a pool that is made meanwhile comes before or after.
         self.of(database).for_each(|pool| pool.hold(true));
     }
 
     /// Ends that, for this database or for all. `false`: it was not so.
     pub fn resume(&self, database: Option<&str>) -> bool {
-        let was = {
-            let mut held = self.held();
-            match database {
-                // One of all of them is let go, the others are not.
-                Some(name) if held.all => {
-                    held.all = false;
-                    held.databases = self.config().databases.keys().cloned().collect();
-                    held.databases.extend(self.all().iter().map(|pool| pool.key.database.clone()));
-                    held.databases.remove(name)
-                }
-                Some(name) => held.databases.remove(name),
-                None => {
-                    let was = held.all || !held.databases.is_empty();
-                    (held.all, held.databases) = (false, HashSet::new());
-                    was
-                }
+        let mut held = self.held();
+        let was = match database {
+            // One of all of them is let go, the others are not.
+            Some(name) if held.all => {
+                held.all = false;
+                held.databases = self.config().databases.keys().cloned().collect();
+                held.databases.extend(self.all().iter().map(|pool| pool.key.database.clone()));
+                held.databases.remove(name)
+            }
+            Some(name) => held.databases.remove(name),
+            None => {
+                let was = held.all || !held.databases.is_empty();
+                (held.all, held.databases) = (false, HashSet::new());
+                was
             }
         };
         self.of(database).for_each(|pool| pool.hold(false));
         was
+    }
+
+    /// Takes a [`Registry::pause`] back that is not complete; what another has paused meanwhile stays so.
+    pub fn take_back(&self, database: Option<&str>) {
+        match database {
+            Some(name) if self.is_paused(None) => drop(self.held().databases.remove(name)),
+            _ => drop(self.resume(database)),
+        }
+    }
+
+    /// Holds a new pool, if its database is held.
+    pub(super) fn hold_new(&self, pool: &Arc<Pool>) {
+        let held = self.held();
+        if held.all || held.databases.contains(&pool.key.database) {
+            pool.hold(true);
+        }
     }
 
     /// Whether a database is held; `None`: all are.

@@ -101,9 +101,7 @@ impl Registry {
         let pool = pools.entry(key.clone()).or_insert_with(|| Arc::new(self.new_pool(&config, key, settings, target)));
         let pool = pool.clone();
         drop(pools);
-        if self.is_paused(Some(&key.database)) && !pool.is_held() {
-            pool.hold(true);
-        }
+        self.hold_new(&pool);
         Ok(pool)
     }
 

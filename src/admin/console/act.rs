@@ -102,7 +102,7 @@ impl Pause<'_> {
 impl Drop for Pause<'_> {
     fn drop(&mut self) {
         if self.taken_back {
-            self.console.watched.registry.resume(self.database);
+            self.console.watched.registry.take_back(self.database);
         }
     }
 }

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::vec::IntoIter;
 
 use super::command::Command;
-use super::views::Row;
+use super::views::{Row, View};
 use super::{Console, PATIENCE};
+use crate::admin::Watched;
 use crate::cancel::ConsoleEntry;
 use crate::client::{Access, Operator};
 use crate::error::{Error, Side, SqlState};
@@ -292,7 +293,10 @@ impl<'a> Session<'a> {
                 return Ok(());
             }
             Command::Show(view) => {
-                let rows = portal.rows.get_or_insert_with(|| (view.rows)(&self.console.watched).into_iter());
+                let rows = match &mut portal.rows {
+                    Some(rows) => rows,
+                    none => none.insert(read(view, &self.console.watched).await?.into_iter()),
+                };
                 let mut sent = 0;
                 while most == 0 || sent < most {
                     let Some(row) = rows.next() else { break };
@@ -336,6 +340,13 @@ impl<'a> Session<'a> {
         rows::complete(self.operator.socket.output(), tag);
         Ok(())
     }
+}
+
+/// Makes a table. With thousands of clients that takes milliseconds, in which nobody's transaction should stand still.
+async fn read(view: &'static View, watched: &Arc<Watched>) -> Result<Vec<Row>, Error> {
+    let watched = watched.clone();
+    let made = tokio::task::spawn_blocking(move || (view.rows)(&watched)).await;
+    made.map_err(|_| Error::new(Side::Proxy, SqlState::INTERNAL_ERROR, "the table could not be made"))
 }
 
 /// What goes wrong with a message.
