@@ -89,7 +89,8 @@ impl Pool {
             queries: metrics.query.get_sample_count(),
             received: metrics.received.get(),
             sent: metrics.sent.get(),
-            lease_time: micros(metrics.lease_held.get_sample_sum()),
+            // Those that run included, as are their queries.
+            lease_time: u64::try_from(self.sample().lent.as_micros()).unwrap_or(u64::MAX),
             query_time: micros(metrics.query_database.get_sample_sum()),
             wait_time: micros(waits.iter().map(|wait| wait.get_sample_sum()).sum()),
         }

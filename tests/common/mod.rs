@@ -4,7 +4,7 @@
 #![allow(dead_code, unreachable_pub, unused_imports, reason = "every test file uses its own part of the harness")]
 
 mod cluster;
-mod console;
+pub mod console;
 mod exposition;
 mod failure;
 mod fake;
