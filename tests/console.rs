@@ -302,7 +302,7 @@ fn it_counts_as_pgbouncer_does() -> Result {
         assert!((5_000..7_000).contains(&number("total_sent")?), "{stats:?}");
         assert!((200..2_000).contains(&number("total_received")?), "{stats:?}");
         assert!((200_000..5_000_000).contains(&number("total_query_time")?), "{stats:?}");
-        assert!(number("total_xact_time")? >= number("total_query_time")?, "{stats:?}");
+        assert!(number("total_xact_time")? + 50_000 >= number("total_query_time")?, "{stats:?}");
         let counts = ["cl_active", "cl_waiting", "sv_active", "maxwait", "pool_mode"].map(|name| pool[name].clone());
         shown.push((number("total_query_count")?, counts));
         let client = console.row("SHOW CLIENTS", "database", "app")?;
