@@ -42,18 +42,16 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         None => None,
     };
     let shared = shared(config)?;
-    metrics().config_read.set(now());
+    show_config(&shared.config.load());
     let (accepting, stop_accepting) = watch::channel(true);
     let readiness = Readiness::default();
-    let http = http.map(|http| {
-        let watched = Watched {
-            registry: shared.registry.clone(),
-            clients: shared.clients.clone(),
-            count: shared.count.clone(),
-            readiness: readiness.clone(),
-        };
-        tokio::spawn(admin::serve(http, watched))
+    let watched = Arc::new(Watched {
+        registry: shared.registry.clone(),
+        clients: shared.clients.clone(),
+        count: shared.count.clone(),
+        readiness: readiness.clone(),
     });
+    let http = http.map(|http| tokio::spawn(admin::serve(http, watched)));
     tokio::spawn(shared.registry.clone().keep_up());
     tokio::spawn(crate::log::tell_repeats());
     warm(&shared);
@@ -163,6 +161,7 @@ async fn reload(shared: &Arc<Shared>) {
                 for warning in &config.warnings {
                     tracing::warn!("{warning}");
                 }
+                show_config(&config);
                 shared.tls.store(tls.map(Arc::new));
                 shared.config.store(config);
                 shared.auth_query.clear();
@@ -172,23 +171,22 @@ async fn reload(shared: &Arc<Shared>) {
         Ok(Err(error)) => Err(error),
         Err(error) => Err(error.into()),
     };
-    let label = match outcome {
+    match outcome {
         Ok(()) => {
             tracing::info!("configuration reloaded");
-            metrics().config_read.set(now());
-            "ok"
+            metrics().count_reload();
         }
         Err(error) => {
             tracing::error!("configuration not reloaded, the old one stays in force:\n{error}");
-            "failed"
+            metrics().count_failed_reload();
         }
-    };
-    metrics().reloads.with_label_values(&[label]).inc();
+    }
 }
 
-/// Seconds since 1970.
-fn now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+/// Shows the configuration in force in the metrics.
+fn show_config(config: &Config) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    metrics().show_config(now.as_secs_f64(), &config.fingerprint(), config.max_clients);
 }
 
 /// Lets what runs finish for at most `timeout`, then ends it.

@@ -49,8 +49,7 @@ const HEADERS: [(HeaderName, &str); 5] = [
 ];
 
 /// Answers until the process ends.
-pub async fn serve(listener: TcpListener, watched: Watched) {
-    let watched = Arc::new(watched);
+pub async fn serve(listener: TcpListener, watched: Arc<Watched>) {
     let router = router(&watched);
     let connections = Connections::default();
     loop {

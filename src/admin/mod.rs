@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use axum::http::header;
 use axum::response::IntoResponse;
+use tokio::runtime::Handle;
 
 use crate::activity::State;
 use crate::cancel::Clients;
@@ -58,7 +59,8 @@ impl Watched {
     }
 }
 
-fn scrape(watched: &Watched) -> impl IntoResponse + use<> {
+/// Fills in what is only known to those who look.
+fn look(watched: &Watched) {
     let survey = Survey::of(&watched.clients);
     for pool in watched.registry.all() {
         pool.observe(&survey.pools.get(&pool.key).map(|crowd| crowd.clock.clients).unwrap_or_default());
@@ -70,5 +72,10 @@ fn scrape(watched: &Watched) -> impl IntoResponse + use<> {
     metrics().callers.show(callers);
     metrics().clients_tls.set(survey.tls as i64);
     metrics().draining.set(i64::from(watched.readiness.is_draining()));
+    metrics().show_workers(&Handle::current().metrics());
+}
+
+fn scrape(watched: &Watched) -> impl IntoResponse + use<> {
+    look(watched);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics().render())
 }

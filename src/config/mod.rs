@@ -6,6 +6,7 @@ mod databases;
 mod defaults;
 mod env;
 mod file;
+mod fingerprint;
 mod load;
 mod raw;
 mod secret;

@@ -78,6 +78,10 @@ pub struct Pool {
     pub clients: Arc<AtomicUsize>,
     /// Clients that hold a lease.
     pub active: AtomicUsize,
+    /// Lent backends of which a client that is gone left something running or open.
+    cancelling: AtomicUsize,
+    /// Lent backends of which something is being removed.
+    cleaning: AtomicUsize,
     /// Backends that listen for its clients.
     listening: AtomicUsize,
     pressure: Pressure,
@@ -218,12 +222,15 @@ impl Pool {
         }
         let now = self.sample();
         let held = |state: State| clients.get(state as usize).copied().unwrap_or(0);
-        let (in_transaction, pinned) = (held(State::IdleInTransaction), held(State::Pinned));
+        let [in_transaction, pinned] = [State::IdleInTransaction, State::Pinned].map(held);
+        let [cancelling, cleaning] = [&self.cancelling, &self.cleaning].map(|count| count.load(Ordering::Acquire));
         let backends = [
-            // Those that are being cleaned of a client that vanished, too.
-            now.active.saturating_sub(in_transaction + pinned),
+            // Those that pgfunnel has lent to itself, too.
+            now.active.saturating_sub(in_transaction + pinned + cancelling + cleaning),
             in_transaction,
             pinned,
+            cancelling,
+            cleaning,
             self.listening.load(Ordering::Acquire),
             self.store.len(),
             self.connector.connecting(),

@@ -17,6 +17,9 @@ impl Pool {
         let now = Moment::now();
         self.pressure.keep(self.sample());
         self.keep_headroom();
+        if self.unreachable().is_some() {
+            self.metrics.unreachable.inc_by(INTERVAL.as_secs());
+        }
         let settings = self.settings.load();
         while self.has_surplus() {
             let Some(surplus) = self.store.take() else { break };
