@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::admin::{self, Readiness, Watched};
+use crate::admin::{self, Readiness, Reporter, Watched};
 use crate::cancel::{Clients, Order};
 use crate::client::{self, PassedThrough, Shared};
 use crate::config::{Config, ListenAddr};
@@ -51,7 +51,9 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         count: shared.count.clone(),
         readiness: readiness.clone(),
     });
-    let http = http.map(|http| tokio::spawn(admin::serve(http, watched)));
+    let http = http.map(|http| tokio::spawn(admin::serve(http, watched.clone())));
+    let cloudwatch = shared.config.load().cloudwatch.clone();
+    let reporter = cloudwatch.map(|settings| Reporter::start(watched, settings)).transpose()?;
     tokio::spawn(shared.registry.clone().keep_up());
     tokio::spawn(crate::log::tell_repeats());
     warm(&shared);
@@ -73,6 +75,9 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     }
     if let Some(http) = http {
         http.abort();
+    }
+    if let Some(reporter) = reporter {
+        reporter.end().await;
     }
     Ok(())
 }

@@ -1,7 +1,8 @@
 //! What operators, load balancers and monitoring look at, on a port of its own: `/healthz`, `/readyz`, `/metrics` and the
-//! live page. Looks at clients and pools, and changes nothing.
+//! live page; and metrics for CloudWatch. Looks at clients and pools, and changes nothing.
 
 mod access;
+mod cloudwatch;
 mod diagnosis;
 mod http;
 mod live;
@@ -19,6 +20,7 @@ use crate::activity::State;
 use crate::cancel::Clients;
 use crate::metrics::metrics;
 use crate::pool::Registry;
+pub use cloudwatch::Reporter;
 pub use diagnosis::{Diagnosis, Facts, Holders, PoolFacts, Severity, diagnose};
 pub use http::serve;
 pub use survey::{Caller, Clock, Crowd, Seen, Survey};

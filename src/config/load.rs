@@ -29,7 +29,7 @@ impl Config {
     }
 
     /// Read the same file and the process's environment again. What only a restart can change (`listen`,
-    /// `http_listen`, `worker_threads`) keeps its value, with a warning if it was to change.
+    /// `http_listen`, `worker_threads`, `cloudwatch`) keeps its value, with a warning if it was to change.
     ///
     /// # Errors
     /// As [`Config::load`]; the caller then keeps the configuration that it has.
@@ -44,6 +44,7 @@ impl Config {
             ("listen", self.listen != old.listen),
             ("http_listen", self.http_listen != old.http_listen),
             ("worker_threads", self.worker_threads != old.worker_threads),
+            ("cloudwatch", self.cloudwatch != old.cloudwatch),
         ];
         for (key, _) in changed.into_iter().filter(|(_, changed)| *changed) {
             self.warnings.push(format!("{key} was changed; the old value holds until a restart"));
@@ -51,6 +52,7 @@ impl Config {
         self.listen.clone_from(&old.listen);
         self.http_listen = old.http_listen;
         self.worker_threads = old.worker_threads;
+        self.cloudwatch.clone_from(&old.cloudwatch);
     }
 }
 

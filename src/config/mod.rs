@@ -63,6 +63,8 @@ pub struct Config {
     pub users: HashMap<String, User>,
     /// Log one line per client login and logout.
     pub log_connections: bool,
+    /// Metrics for CloudWatch on stdout; `None`: none.
+    pub cloudwatch: Option<CloudWatch>,
     /// The file that this configuration came from, for messages and reload; `None`: environment only.
     pub source: Option<PathBuf>,
     /// Things that work but probably are not meant, to be logged at start (an expired certificate …).
@@ -85,6 +87,24 @@ pub struct HttpAccess {
     pub from: Vec<Network>,
     /// What must be shown besides.
     pub token: Option<Password>,
+}
+
+/// What CloudWatch is told, and how often.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CloudWatch {
+    /// How often; at least a second.
+    pub interval: Duration,
+    /// The dimension `ProxyName`.
+    pub proxy_name: String,
+    /// The namespace.
+    pub namespace: String,
+}
+
+impl CloudWatch {
+    /// `StorageResolution`: values that come oftener than each minute are kept apart.
+    pub fn resolution(&self) -> u32 {
+        if self.interval < Duration::from_secs(60) { 1 } else { 60 }
+    }
 }
 
 /// An IP network in CIDR notation.

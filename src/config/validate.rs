@@ -10,8 +10,8 @@ use super::raw::{self, Raw};
 use super::source::{ConfigErrors, Report, Source, Sourced};
 use super::url::UrlUser;
 use super::{
-    ClientAuth, ClientTlsMode, Config, Database, HttpAccess, ListenAddr, PoolSettings, PoolSize, UnlistedUsers, User,
-    databases, defaults, tls, users,
+    ClientAuth, ClientTlsMode, CloudWatch, Config, Database, HttpAccess, ListenAddr, PoolSettings, PoolSize,
+    UnlistedUsers, User, databases, defaults, tls, users,
 };
 
 /// What `validate` works on, apart from the keys.
@@ -55,6 +55,7 @@ pub(super) fn config(raw: &Raw, inputs: Inputs<'_>, mut report: Report) -> Resul
         any_database,
         users,
         log_connections: or(&general.log_connections, defaults::LOG_CONNECTIONS),
+        cloudwatch: cloudwatch(general),
         source: inputs.source,
         warnings: Vec::new(),
     };
@@ -62,6 +63,14 @@ pub(super) fn config(raw: &Raw, inputs: Inputs<'_>, mut report: Report) -> Resul
     users::check(raw, &config, report_to);
     let warnings = report.finish()?;
     Ok(Config { warnings, ..config })
+}
+
+fn cloudwatch(general: &raw::General) -> Option<CloudWatch> {
+    or(&general.cloudwatch, defaults::CLOUDWATCH).then(|| CloudWatch {
+        interval: or(&general.cloudwatch_interval, defaults::CLOUDWATCH_INTERVAL),
+        proxy_name: or(&general.cloudwatch_proxy_name, defaults::CLOUDWATCH_PROXY_NAME.to_owned()),
+        namespace: or(&general.cloudwatch_namespace, defaults::CLOUDWATCH_NAMESPACE.to_owned()),
+    })
 }
 
 /// The value that was written, or the default.

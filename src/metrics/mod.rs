@@ -4,6 +4,7 @@
 mod callers;
 pub mod catalogue;
 pub mod counterparts;
+pub mod emf;
 mod pool;
 pub mod reading;
 
