@@ -95,7 +95,7 @@ catalogue! {
          and TLS included), auth (from there to the first ReadyForQuery).";
     counter LOGINS = "pgfunnel_logins_total" [outcome]
         "Logins of clients by outcome: ok, denied (wrong user or password, TLS failed or missing), failed (another \
-         error, a limit included), left (the client went before it said who it is, as load balancers do to see \
+         error, a limit included), left (the client went before its end, as load balancers do that only look \
          whether the port is open).";
     counter DISCONNECTS = "pgfunnel_disconnects_total" [how]
         "Ends of logged-in clients by how: goodbye, vanished (its connection broke, or its machine acknowledged \

@@ -80,6 +80,9 @@ const TIMEOUTS: [&str; 4] =
 /// How logins end.
 const LOGINS: [&str; 4] = ["ok", "denied", "failed", "left"];
 
+/// What becomes of cancel requests.
+const CANCELS: [&str; 4] = ["sent", "idle", "unknown", "failed"];
+
 /// How clients end that were logged in.
 pub const ENDS: [&str; 7] = ["goodbye", "vanished", "idle", "frozen", "stopped", "database", "error"];
 
@@ -129,6 +132,7 @@ impl Metrics {
         zeros(&self.timeouts, &TIMEOUTS);
         zeros(&self.logins, &LOGINS);
         zeros(&self.disconnects, &ENDS);
+        zeros(&self.cancels, &CANCELS);
         zeros(&self.reloads, &["ok", "failed"]);
         drop(self.errors.with_label_values(&[Side::Proxy.as_str(), SqlState::INTERNAL_ERROR.code()]));
     }
