@@ -12,9 +12,10 @@ mod survey;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use tokio::runtime::Handle;
+use tokio::task::spawn_blocking;
 
 use crate::activity::State;
 use crate::cancel::Clients;
@@ -77,7 +78,10 @@ fn look(watched: &Watched) {
     metrics().show_workers(&Handle::current().metrics());
 }
 
-fn scrape(watched: &Watched) -> impl IntoResponse + use<> {
+async fn scrape(watched: &Watched) -> impl IntoResponse + use<> {
     look(watched);
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics().render())
+    // Whoever is served by this thread does not wait for it.
+    let text = spawn_blocking(|| metrics().render()).await;
+    text.map(|text| ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text))
+        .map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
 }

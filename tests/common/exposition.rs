@@ -22,5 +22,5 @@ pub fn exposition() -> Result<String> {
     all.count_error(&Error::protocol("m"));
     all.count_login("ok");
     all.show_workers(&tokio::runtime::Runtime::new()?.metrics());
-    Ok(String::from_utf8(all.render())?)
+    Ok(all.render())
 }
