@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use crate::admin::{self, Console, Readiness, Shutdown, Watched, Wish};
+use crate::admin::{self, Console, Readiness, Reporter, Shutdown, Watched, Wish};
 use crate::cancel::{Clients, Order};
 use crate::client::{self, PassedThrough, Shared};
 use crate::config::{Config, ConfigErrors, ListenAddr};
@@ -42,7 +42,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         None => None,
     };
     let shared = shared(config)?;
-    metrics().config_read.set(now());
+    show_config(&shared.config.load());
     let (accepting, stop_accepting) = watch::channel(true);
     let readiness = Readiness::default();
     let watched = Arc::new(Watched {
@@ -53,6 +53,8 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         consoles: AtomicUsize::new(0),
     });
     let http = http.map(|http| tokio::spawn(admin::serve(http, watched.clone())));
+    let cloudwatch = shared.config.load().cloudwatch.clone();
+    let reporter = cloudwatch.map(|settings| Reporter::start(watched.clone(), settings)).transpose()?;
     let (wishes, wished) = mpsc::channel(1);
     let console = Console::new(watched, wishes);
     tokio::spawn(shared.registry.clone().keep_up());
@@ -77,6 +79,9 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     console.close().await;
     if let Some(http) = http {
         http.abort();
+    }
+    if let Some(reporter) = reporter {
+        reporter.end().await;
     }
     Ok(())
 }
@@ -198,6 +203,7 @@ async fn reload(
                 for warning in &config.warnings {
                     tracing::warn!("{warning}");
                 }
+                show_config(&config);
                 shared.tls.store(tls.map(Arc::new));
                 shared.config.store(config);
                 shared.auth_query.clear();
@@ -208,24 +214,23 @@ async fn reload(
         Err(error) => Err(error.into()),
     };
     let outcome = outcome.map_err(|error| error.to_string());
-    let label = match &outcome {
+    match &outcome {
         Ok(()) => {
             tracing::info!("configuration reloaded");
-            metrics().config_read.set(now());
-            "ok"
+            metrics().count_reload();
         }
         Err(error) => {
             tracing::error!("configuration not reloaded, the old one stays in force:\n{error}");
-            "failed"
+            metrics().count_failed_reload();
         }
-    };
-    metrics().reloads.with_label_values(&[label]).inc();
+    }
     outcome
 }
 
-/// Seconds since 1970.
-fn now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+/// Shows the configuration in force in the metrics.
+fn show_config(config: &Config) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    metrics().show_config(now.as_secs_f64(), &config.fingerprint(), config.max_clients);
 }
 
 /// Ends as we are told.

@@ -36,6 +36,7 @@ fn a_database_is_restarted_behind_a_pause_and_no_client_fails() -> Result {
         client.say(&Say::new().query("select 2"))?;
     }
     eventually("they wait", || Ok(console.pool("SHOW POOLS")?["cl_waiting"] == "10"))?;
+    assert_eq!(proxy.metric("pgfunnel_pool_paused", &[])?, 1.0);
     // The transaction that runs is finished, and only then the answer comes.
     assert_eq!(busy.value("select 3")?, "3");
     assert!(!pause.is_finished());
@@ -54,6 +55,7 @@ fn a_database_is_restarted_behind_a_pause_and_no_client_fails() -> Result {
     late.say(&Say::new().query("select 4"))?;
     cluster.boot()?;
     console.order("RESUME")?;
+    assert_eq!(proxy.metric("pgfunnel_pool_paused", &[])?, 0.0);
     for client in &mut clients {
         assert_eq!(client.read_ready(1)?.value(), "2");
     }

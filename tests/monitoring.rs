@@ -12,6 +12,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use common::*;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use pgfunnel::metrics::counterparts::COUNTERPARTS;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -74,9 +76,11 @@ fn exposed() -> Result<BTreeSet<String>> {
 #[test]
 fn every_metric_and_label_that_is_asked_for_exists() -> Result {
     let exposed = exposed()?;
-    for source in [RULES, DASHBOARD] {
+    let counterparts: Vec<String> = COUNTERPARTS.iter().map(|one| one.ours.promql()).collect();
+    for (source, text) in [(RULES, file(RULES)?), (DASHBOARD, file(DASHBOARD)?), ("RDS Proxy", counterparts.join("\n"))]
+    {
         // The dashboard's quotes are escaped.
-        let text = file(source)?.replace("\\\"", "\"");
+        let text = text.replace("\\\"", "\"");
         let mut count = 0;
         for (at, _) in text.match_indices("pgfunnel_") {
             let rest = &text[at..];
@@ -138,6 +142,13 @@ impl Prometheus {
         Ok(answer["data"]["result"].as_array().map_or(0, Vec::len))
     }
 
+    /// The value of an expression; `None`: it has none, or not yet.
+    fn value(&self, expression: &str) -> Result<Option<f64>> {
+        let answer = self.ask(&format!("query?query={}", utf8_percent_encode(expression, NON_ALPHANUMERIC)))?;
+        assert!(answer.is_null() || answer["status"] == "success", "{expression}: {answer}");
+        Ok(answer["data"]["result"][0]["value"][1].as_str().and_then(|value| value.parse().ok()))
+    }
+
     /// The labels of all alerts that fire.
     fn firing(&self) -> Result<Vec<Value>> {
         let answer = self.ask("alerts")?;
@@ -173,6 +184,27 @@ fn storm(proxy: &Proxy) -> Result<Child> {
     command.args(["--rate", "40/s", "--transactions", "60", "--transaction-ms", "300", "--freeze", "10ms", "--json"]);
     command.args(["--die-in-transaction", "0", "--reap-without-fin", "0"]);
     Ok(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?)
+}
+
+#[test]
+fn prometheus_has_every_metric_of_rds_proxys() -> Result {
+    let cluster = Cluster::start()?;
+    let proxy = Config::of(&cluster).start()?;
+    let prometheus = Prometheus::start(&[proxy.http_addr()])?;
+    let mut client = proxy.target().connect()?;
+    for counterpart in &COUNTERPARTS {
+        let expression = counterpart.ours.promql();
+        eventually(&format!("{} = {expression} has a value", counterpart.name), || {
+            client.value("select 1")?;
+            Ok(prometheus.value(&expression)?.is_some_and(f64::is_finite))
+        })?;
+    }
+    for (name, least) in [("ClientConnections", 1.0), ("MaxDatabaseConnectionsAllowed", 20.0), ("QueryRequests", 1.0)] {
+        let counterpart = COUNTERPARTS.iter().find(|one| one.name == name).ok_or(name)?;
+        let value = prometheus.value(&counterpart.ours.promql())?;
+        assert!(value.is_some_and(|value| value >= least), "{name} is {value:?}");
+    }
+    Ok(())
 }
 
 /// An alert that must fire: where, its name, its labels.

@@ -1,14 +1,15 @@
-//! README.md tells the truth: settings with their defaults, metrics with type and labels, reasons to pin, and the two
-//! handlers, which are run as they stand there.
+//! README.md tells the truth: settings with their defaults, metrics with type, labels and meaning, reasons to pin, and the
+//! two handlers, which are run as they stand there.
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::process::Command;
 
 use common::*;
+use pgfunnel::metrics::catalogue::{ALL, Entry};
+use pgfunnel::metrics::counterparts::{COUNTERPARTS, Counterpart};
 use pgfunnel::track::PinReason;
 
 fn file(path: &str) -> Result<String> {
@@ -52,56 +53,56 @@ fn every_setting_has_its_default() -> Result {
     Ok(())
 }
 
-/// Every metric that a scrape can show: its type and label names.
-fn exposed() -> Result<BTreeMap<String, (String, Vec<String>)>> {
-    let text = exposition()?;
-    let mut found = BTreeMap::new();
-    for line in text.lines() {
-        let words: Vec<&str> = line.split(' ').collect();
-        if let ["#", "TYPE", name, kind] = words[..]
-            && !name.starts_with("process_")
-        {
-            let is_sample = |line: &&str| {
-                let behind = line.strip_prefix(name).map(|rest| rest.strip_prefix("_count").unwrap_or(rest));
-                behind.is_some_and(|rest| rest.starts_with(['{', ' ']))
-            };
-            let sample = text.lines().find(is_sample).ok_or("a metric without a value")?;
-            let labels = sample.split_once('{').map_or("", |(_, rest)| rest.split('}').next().unwrap_or_default());
-            let names = labels.split(',').filter_map(|label| Some(label.split_once('=')?.0.to_owned())).collect();
-            found.insert(name.to_owned(), (kind.to_owned(), names));
-        }
-    }
-    Ok(found)
+/// The table of all metrics.
+fn metrics_table() -> String {
+    let rows = ALL.iter().map(|Entry { name, kind, labels, help }| {
+        let labels: Vec<String> = labels.iter().map(|label| format!("`{label}`")).collect();
+        format!("| `{name}` | {kind} | {} | {help} |\n", labels.join(", "))
+    });
+    format!("| metric | type | labels | |\n|---|---|---|---|\n{}", rows.collect::<String>())
+}
+
+/// The table of RDS Proxy's metrics.
+fn counterparts_table() -> String {
+    let rows = COUNTERPARTS.iter().map(|Counterpart { name, unit, ours, .. }| {
+        format!("| `{name}` | {unit} | `{}` |\n", ours.promql().replace('|', "\\|"))
+    });
+    format!("| RDS Proxy | unit | PromQL |\n|---|---|---|\n{}", rows.collect::<String>())
+}
+
+/// The text with this table between its two markers.
+fn with_table(readme: &str, name: &str, table: &str) -> Result<String> {
+    let (begin, end) = (format!("<!-- begin {name} -->\n"), format!("<!-- end {name} -->\n"));
+    let (before, rest) = readme.split_once(&begin).ok_or_else(|| format!("README.md has no {begin}"))?;
+    let (_, after) = rest.split_once(&end).ok_or_else(|| format!("README.md has no {end}"))?;
+    Ok(format!("{before}{begin}{table}{end}{after}"))
 }
 
 #[test]
-fn every_metric_has_its_type_and_labels() -> Result {
+fn the_tables_of_metrics_are_those_of_the_source() -> Result {
     let readme = file("README.md")?;
-    let exposed = exposed()?;
-    // None can be forgotten above: the source names them all.
-    let source = ["mod", "pool", "callers"].map(|name| file(&format!("src/metrics/{name}.rs")));
-    let source = source.into_iter().collect::<Result<String>>()?;
-    let named = source.match_indices("\"pgfunnel_").count();
-    assert_eq!(named, exposed.len(), "{:?}", exposed.keys());
-    for (name, (kind, labels)) in &exposed {
-        let [row] = &rows(&readme, name)[..] else { return Err(format!("{name} is there not exactly once").into()) };
-        assert_eq!(row.get(1), Some(&kind.as_str()), "{name}");
-        let mut shown: Vec<&str> = Vec::new();
-        if !labels.is_empty() {
-            shown = row.get(2).ok_or("no labels")?.split(", ").map(|label| label.trim_matches('`')).collect();
-        }
-        shown.sort_unstable();
-        assert_eq!(&shown, labels, "{name}");
+    let right = with_table(&readme, "metrics", &metrics_table())?;
+    let right = with_table(&right, "counterparts", &counterparts_table())?;
+    if std::env::var_os("PGFUNNEL_TEST_WRITE_README").is_some() {
+        fs::write(format!("{}/README.md", env!("CARGO_MANIFEST_DIR")), &right)?;
+        return Ok(());
     }
-    let listed = readme.lines().filter(|line| line.starts_with("| `pgfunnel_")).count();
+    let differs = right.lines().zip(readme.lines()).find(|(right, is)| right != is);
+    assert!(right == readme, "PGFUNNEL_TEST_WRITE_README=1 cargo test --test readme writes it anew: {differs:?}");
+    Ok(())
+}
+
+#[test]
+fn no_metric_is_named_that_is_not_there() -> Result {
+    let readme = file("README.md")?;
     let known = |word: &str| {
-        exposed.keys().any(|name| word.strip_prefix(name.as_str()).is_some_and(|rest| matches!(rest, "" | "_count")))
+        let is = |name: &str| word.strip_prefix(name).is_some_and(|rest| matches!(rest, "" | "_count" | "_sum"));
+        ALL.iter().any(|entry| is(entry.name))
     };
     let words = readme.split(|byte: char| !(byte.is_ascii_lowercase() || byte == '_'));
     for word in words.filter(|word| word.starts_with("pgfunnel_") && *word != "pgfunnel_auth") {
         assert!(known(word), "{word} is no metric");
     }
-    assert_eq!(listed, exposed.len(), "README.md lists a metric that is not there");
     Ok(())
 }
 

@@ -137,7 +137,7 @@ fn router(watched: &Arc<Watched>) -> Router {
             "/history",
             get(|State(watched): State<Arc<Watched>>| async move { Json(super::live::history(&watched)) }),
         )
-        .route("/metrics", get(|State(watched): State<Arc<Watched>>| async move { scrape(&watched) }))
+        .route("/metrics", get(|State(watched): State<Arc<Watched>>| async move { scrape(&watched).await }))
         .route_layer(from_fn_with_state(watched.clone(), guard));
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))

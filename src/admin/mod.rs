@@ -1,7 +1,9 @@
 //! What operators, load balancers and monitoring look at, on a port of its own: `/healthz`, `/readyz`, `/metrics` and the
-//! live page, which look at clients and pools and change nothing; and, among the databases, the admin console, which does.
+//! live page, and metrics for CloudWatch, which look at clients and pools and change nothing; and, among the databases,
+//! the admin console, which does.
 
 mod access;
+mod cloudwatch;
 mod console;
 mod diagnosis;
 mod http;
@@ -12,13 +14,16 @@ mod survey;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
+use tokio::runtime::Handle;
+use tokio::task::spawn_blocking;
 
 use crate::activity::State;
 use crate::cancel::Clients;
 use crate::metrics::metrics;
 use crate::pool::Registry;
+pub use cloudwatch::Reporter;
 pub use console::{Console, Shutdown, Wish};
 pub use diagnosis::{Diagnosis, Facts, Holders, PoolFacts, Severity, diagnose};
 pub use http::serve;
@@ -62,7 +67,8 @@ impl Watched {
     }
 }
 
-fn scrape(watched: &Watched) -> impl IntoResponse + use<> {
+/// Fills in what is only known to those who look.
+fn look(watched: &Watched) {
     let survey = Survey::of(&watched.clients);
     for pool in watched.registry.all() {
         pool.observe(&survey.pools.get(&pool.key).map(|crowd| crowd.clock.clients).unwrap_or_default());
@@ -74,5 +80,13 @@ fn scrape(watched: &Watched) -> impl IntoResponse + use<> {
     metrics().callers.show(callers);
     metrics().clients_tls.set(survey.tls as i64);
     metrics().draining.set(i64::from(watched.readiness.is_draining()));
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics().render())
+    metrics().show_workers(&Handle::current().metrics());
+}
+
+async fn scrape(watched: &Watched) -> impl IntoResponse + use<> {
+    look(watched);
+    // Whoever is served by this thread does not wait for it.
+    let text = spawn_blocking(|| metrics().render()).await;
+    text.map(|text| ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text))
+        .map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
 }

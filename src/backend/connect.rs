@@ -45,6 +45,14 @@ pub struct Target {
     pub timeout: Duration,
 }
 
+impl Target {
+    /// Whether there is no connection without TLS.
+    pub fn demands_tls(&self) -> bool {
+        use BackendTlsMode::{Require, VerifyCa, VerifyFull};
+        matches!(self.tls_mode, Require | VerifyCa | VerifyFull) && matches!(self.endpoint, Endpoint::Tcp { .. })
+    }
+}
+
 /// Why there is no backend.
 #[derive(Debug, Clone, ThisError)]
 pub enum ConnectError {

@@ -254,7 +254,7 @@ async fn look_up(
 ) -> Result<auth_query::Lookup, Error> {
     let credential = configured_credential(config, asker).unwrap_or(Credential::None);
     let pool = shared.registry.pool(&PoolKey { database: key.database.clone(), user: asker.to_owned() }, credential)?;
-    let mut lease = pool.borrow(ERRAND).await?;
+    let mut lease = pool.borrow(ERRAND, None).await?;
     // Nothing that a client of this user did to its session may bend the query.
     let mut safe = Settings::default();
     safe.set("search_path", "pg_catalog".to_owned());

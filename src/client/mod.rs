@@ -18,12 +18,12 @@ use crate::cancel::Clients;
 use crate::config::Config;
 use crate::error::{Error, Side, SqlState};
 use crate::listen::Listeners;
-use crate::metrics::metrics;
+use crate::metrics::{Counted, metrics};
 use crate::net::tls::ServerTls;
 use crate::net::{Plain, Socket, proxy_protocol};
 use crate::pool::Registry;
 use crate::secrets::{AuthQueryCache, Verifiers};
-use crate::session::{End, Session};
+use crate::session::Session;
 use crate::trouble;
 use crate::wire::backend::{self, Severity};
 pub use console::{Access, Operator};
@@ -106,22 +106,6 @@ impl Drop for UserCount {
     }
 }
 
-/// Shows in the metrics while it lives.
-struct LoggingIn;
-
-impl LoggingIn {
-    fn new() -> Self {
-        metrics().clients_logging_in.inc();
-        Self
-    }
-}
-
-impl Drop for LoggingIn {
-    fn drop(&mut self) {
-        metrics().clients_logging_in.dec();
-    }
-}
-
 /// Serves one accepted connection to its end. Who wants the admin console is returned instead.
 pub async fn serve(shared: Arc<Shared>, plain: Plain, peer: Option<SocketAddr>) -> Option<Box<Operator>> {
     let _count = Count::new(&shared.count);
@@ -138,13 +122,9 @@ pub async fn serve(shared: Arc<Shared>, plain: Plain, peer: Option<SocketAddr>) 
     let _clients = Count::new(&pool.clients);
     let (key, id) = (pool.key.clone(), entry.handle.id);
     let mut session = Session::new(socket, pool, entry.handle.clone(), params, listeners);
-    let end = session.run().await;
+    let how = session.run().await.how();
+    metrics().count_end(how);
     if log {
-        let how = match end {
-            End::Left => "left",
-            End::Gone => "vanished",
-            End::Ended(_) => "ended",
-        };
         tracing::info!(client = id, pool = %key, "{how}");
     }
     None
@@ -152,7 +132,7 @@ pub async fn serve(shared: Arc<Shared>, plain: Plain, peer: Option<SocketAddr>) 
 
 /// Everything up to the first ReadyForQuery, within `client_login_timeout`. `None`: there is no client to serve.
 async fn admit(shared: &Arc<Shared>, mut plain: Plain, mut peer: Option<SocketAddr>) -> Option<Admitted> {
-    let _logging_in = LoggingIn::new();
+    let _logging_in = Counted::new(&metrics().clients_logging_in);
     let limit = shared.config.load().client_login_timeout;
     let mut socket = None;
     let accepted = Instant::now();
@@ -171,7 +151,7 @@ async fn admit(shared: &Arc<Shared>, mut plain: Plain, mut peer: Option<SocketAd
     match outcome {
         Ok(None) => None,
         Ok(Some(login::Outcome::Client(client))) => {
-            metrics().count_login(true);
+            metrics().count_login("ok");
             if shared.config.load().log_connections {
                 let (id, pool) = (client.entry.handle.id, &client.pool.key);
                 tracing::info!(client = id, %pool, peer = peer_name(peer), "logged in");
@@ -179,7 +159,7 @@ async fn admit(shared: &Arc<Shared>, mut plain: Plain, mut peer: Option<SocketAd
             socket.map(|socket| Admitted::Client(Box::new((socket, client))))
         }
         Ok(Some(login::Outcome::Console { user, access, key_length })) => {
-            metrics().count_login(true);
+            metrics().count_login("ok");
             if shared.config.load().log_connections {
                 tracing::info!(user, peer = peer_name(peer), "an operator has logged in to the admin console");
             }
@@ -199,6 +179,8 @@ enum Refusal {
     Told(Error),
     /// It is told on a socket that only now exists.
     On(Box<Socket>, Error),
+    /// It could not agree with us on TLS.
+    NoTls,
     /// It has gone.
     Gone,
 }
@@ -222,9 +204,11 @@ async fn refuse(socket: Option<Socket>, peer: Option<SocketAddr>, refusal: Refus
     let (socket, error) = match refusal {
         Refusal::Told(error) => (socket, error),
         Refusal::On(socket, error) => (Some(*socket), error),
-        Refusal::Gone => return,
+        Refusal::NoTls => return metrics().count_login("denied"),
+        Refusal::Gone => return metrics().count_login("left"),
     };
-    metrics().count_login(false);
+    // Class 28: who it is, and whether it may come without TLS.
+    metrics().count_login(if error.code.code().starts_with("28") { "denied" } else { "failed" });
     metrics().count_error(&error);
     trouble::note(&error, &"", "");
     if crate::log::is_first("login refused", "", error.code.code(), &error) {

@@ -117,7 +117,7 @@ async fn handshake(tls: &ServerTls, plain: Plain) -> Result<Socket, Refusal> {
             if crate::log::is_first("TLS handshake with a client failed", "", "", &error) {
                 tracing::info!("TLS handshake with a client failed: {error}");
             }
-            Err(Refusal::Gone)
+            Err(Refusal::NoTls)
         }
     }
 }

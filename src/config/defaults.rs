@@ -22,6 +22,14 @@ pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 pub(super) const CLIENT_LOGIN_TIMEOUT: Duration = Duration::from_secs(15);
 /// A log line per Lambda environment costs more than it tells; the metrics count them.
 pub(super) const LOG_CONNECTIONS: bool = false;
+/// Lines on stdout are for those who take them to CloudWatch.
+pub(super) const CLOUDWATCH: bool = false;
+/// RDS Proxy's own: alarms on the sum of a minute see one value of each gauge.
+pub(super) const CLOUDWATCH_INTERVAL: Duration = Duration::from_secs(60);
+/// The same for all instances: CloudWatch adds up what has the same dimensions.
+pub(super) const CLOUDWATCH_PROXY_NAME: &str = "pgfunnel";
+/// `AWS/RDS` is Amazon's own.
+pub(super) const CLOUDWATCH_NAMESPACE: &str = "pgfunnel";
 /// PostgreSQL's port.
 pub(super) const PORT: u16 = 5432;
 /// Name, secret and expiry from `pg_shadow`. The operator is qualified as well, so that no `search_path` can

@@ -6,6 +6,7 @@ mod databases;
 mod defaults;
 mod env;
 mod file;
+mod fingerprint;
 mod load;
 mod raw;
 mod secret;
@@ -67,6 +68,8 @@ pub struct Config {
     pub log_connections: bool,
     /// Who may use the admin console.
     pub console: Console,
+    /// Metrics for CloudWatch on stdout; `None`: none.
+    pub cloudwatch: Option<CloudWatch>,
     /// The file that this configuration came from, for messages and reload; `None`: environment only.
     pub source: Option<PathBuf>,
     /// What it was made from, so that one value of it can be changed.
@@ -109,6 +112,24 @@ impl Console {
     /// Whether a client that asks for this database means the console.
     pub fn is(&self, database: &str) -> bool {
         Self::NAMES.contains(&database) && !(self.admins.is_empty() && self.stats.is_empty())
+    }
+}
+
+/// What CloudWatch is told, and how often.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CloudWatch {
+    /// How often; at least a second.
+    pub interval: Duration,
+    /// The dimension `ProxyName`.
+    pub proxy_name: String,
+    /// The namespace.
+    pub namespace: String,
+}
+
+impl CloudWatch {
+    /// `StorageResolution`: values that come oftener than each minute are kept apart.
+    pub fn resolution(&self) -> u32 {
+        if self.interval < Duration::from_secs(60) { 1 } else { 60 }
     }
 }
 

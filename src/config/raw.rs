@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use super::address::{Host, Listeners, Networks, OptionalAddress};
 use super::source::{Report, Source, Sourced};
 use super::value::{
-    Bound, Count, FilePath, Flag, Hidden, Kind, MOST_BACKENDS, MOST_CLIENTS, Names, OptionalSpan, Span, Text, Written,
-    words,
+    Bound, Count, FilePath, Flag, Hidden, Interval, Kind, MOST_BACKENDS, MOST_CLIENTS, Names, Namespace, OptionalSpan,
+    Printable, Span, Text, Written, words,
 };
 use super::{BackendTlsMode, ClientAuth, ClientTlsMode, HiddenState, Isolation, PoolMode, PoolSize};
 
@@ -120,6 +120,10 @@ keys! {
         log_connections: Flag,
         admin_users: Names,
         stats_users: Names,
+        cloudwatch: Flag,
+        cloudwatch_interval: Interval,
+        cloudwatch_proxy_name: Printable,
+        cloudwatch_namespace: Namespace,
         client_tls: ClientTlsMode,
         client_tls_cert: FilePath,
         client_tls_key: FilePath,

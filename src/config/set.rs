@@ -50,7 +50,7 @@ impl Config {
         let setting = |key: &'static str| {
             let default = default(key);
             let value = self.written.raw.shown(key).or(default).unwrap_or_default().to_owned();
-            Setting { key, value, default, changeable: !FIXED.contains(&key) && !Scope::Top.is_secret(key) }
+            Setting { key, value, default, changeable: !is_fixed(key) && !Scope::Top.is_secret(key) }
         };
         Scope::Top.keys().into_iter().map(setting).collect()
     }
@@ -77,7 +77,7 @@ impl Config {
             report.error(&source, format!("{key}{}: secrets are not set here", scope.place()));
         } else if missing {
             report.error(&source, format!("there is nothing{} to change", scope.place()));
-        } else if scope == Scope::Top && FIXED.contains(&key) {
+        } else if scope == Scope::Top && is_fixed(key) {
             report.error(&source, format!("{key} can only be changed by a restart"));
         } else {
             let written = value::Written { data: Data::Variable(text), base: self.base() };
@@ -92,6 +92,11 @@ impl Config {
     fn base(&self) -> &Path {
         self.source.as_deref().and_then(Path::parent).unwrap_or(Path::new(""))
     }
+}
+
+/// Whether only a restart changes it.
+fn is_fixed(key: &str) -> bool {
+    FIXED.contains(&key) || key.starts_with("cloudwatch_")
 }
 
 /// `databases.NAME.KEY`, `users.NAME.KEY` or `KEY`.
@@ -149,6 +154,7 @@ mod tests {
             ("min_idle", "8", "must not be above pool_size"),
             ("pol_size", "8", "did you mean \"pool_size\"?"),
             ("listen", "0.0.0.0:1", "only be changed by a restart"),
+            ("cloudwatch_interval", "5s", "only be changed by a restart"),
             ("http_token", "x", "secrets are not set here"),
             ("users.app.password", "x", "secrets are not set here"),
             ("databases.other.pool_size", "1", "there is nothing in [databases.other]"),

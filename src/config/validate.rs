@@ -10,7 +10,7 @@ use super::raw::{self, Raw};
 use super::set::Written;
 use super::source::{ConfigErrors, Report, Source, Sourced};
 use super::{
-    ClientAuth, ClientTlsMode, Config, Console, Database, HttpAccess, ListenAddr, PoolSettings, PoolSize,
+    ClientAuth, ClientTlsMode, CloudWatch, Config, Console, Database, HttpAccess, ListenAddr, PoolSettings, PoolSize,
     UnlistedUsers, User, databases, defaults, tls, users,
 };
 
@@ -50,6 +50,7 @@ pub(super) fn config(written: Arc<Written>, mut report: Report) -> Result<Config
         users,
         log_connections: or(&general.log_connections, defaults::LOG_CONNECTIONS),
         console: Console { admins: or(&general.admin_users, Vec::new()), stats: or(&general.stats_users, Vec::new()) },
+        cloudwatch: cloudwatch(general),
         source: written.source.clone(),
         written: written.clone(),
         warnings: Vec::new(),
@@ -59,6 +60,14 @@ pub(super) fn config(written: Arc<Written>, mut report: Report) -> Result<Config
     users::check(raw, &config, report_to);
     let warnings = report.finish()?;
     Ok(Config { warnings, ..config })
+}
+
+fn cloudwatch(general: &raw::General) -> Option<CloudWatch> {
+    or(&general.cloudwatch, defaults::CLOUDWATCH).then(|| CloudWatch {
+        interval: or(&general.cloudwatch_interval, defaults::CLOUDWATCH_INTERVAL),
+        proxy_name: or(&general.cloudwatch_proxy_name, defaults::CLOUDWATCH_PROXY_NAME.to_owned()),
+        namespace: or(&general.cloudwatch_namespace, defaults::CLOUDWATCH_NAMESPACE.to_owned()),
+    })
 }
 
 /// The value that was written, or the default.

@@ -147,6 +147,18 @@ impl Kind for OptionalSpan {
     }
 }
 
+/// A span of time between two reports.
+pub(super) struct Interval;
+
+impl Kind for Interval {
+    type Value = Duration;
+    fn read(written: &Written<'_>) -> Result<Duration, String> {
+        duration(written)
+            .filter(|span| *span >= Duration::from_secs(1))
+            .ok_or_else(|| "a span of time from 1s to 365d, such as \"60s\"".to_owned())
+    }
+}
+
 fn duration(written: &Written<'_>) -> Option<Duration> {
     let (number, unit) = match written.data {
         Data::Toml(DeValue::Integer(_)) => return seconds(written.integer()? as f64),
@@ -207,6 +219,38 @@ impl Kind for Names {
         let names = written.list().filter(|names| names.iter().all(|name| !name.is_empty() && !name.contains('\0')));
         let names = names.map(|names| names.into_iter().map(str::to_owned).collect());
         names.ok_or_else(|| "a name or a list of names".to_owned())
+    }
+}
+
+/// A name that CloudWatch takes as the value of a dimension.
+pub(super) struct Printable;
+
+impl Kind for Printable {
+    type Value = String;
+    fn read(written: &Written<'_>) -> Result<String, String> {
+        let fits = |text: &&str| {
+            text.len() <= 255 && !text.trim().is_empty() && text.chars().all(|c| c == ' ' || c.is_ascii_graphic())
+        };
+        let text = written.text().filter(fits);
+        text.map(str::to_owned).ok_or_else(|| "1 to 255 printable ASCII characters".to_owned())
+    }
+}
+
+/// A namespace of CloudWatch's that is ours to write to.
+pub(super) struct Namespace;
+
+impl Kind for Namespace {
+    type Value = String;
+    fn read(written: &Written<'_>) -> Result<String, String> {
+        let text = Printable::read(written).ok().filter(|text| {
+            let fits = |c: char| c.is_ascii_alphanumeric() || ".-_/#: ".contains(c);
+            text.chars().all(fits) && !text.starts_with(':') && !text.starts_with("AWS/")
+        });
+        text.ok_or_else(|| {
+            "1 to 255 letters, digits, spaces and any of . - _ / # : (not first), and must not begin with \"AWS/\", which \
+             is Amazon's own"
+                .to_owned()
+        })
     }
 }
 
@@ -301,6 +345,20 @@ mod tests {
             assert_eq!(toml::<OptionalSpan>(off), Ok(None), "{off}");
         }
         assert!(toml::<OptionalSpan>("\"no\"").is_err_and(|right| right.ends_with("or \"off\"")));
+    }
+
+    #[test]
+    fn what_cloudwatch_takes() {
+        for right in ["pgfunnel", "My Service/proxy:1", "a.b-c_d#e"] {
+            assert_eq!(variable::<Namespace>(right), Ok(right.to_owned()));
+        }
+        for wrong in ["", " ", "AWS/RDS", ":a", "a\"b", "caf\u{e9}", &"x".repeat(256)] {
+            assert!(variable::<Namespace>(wrong).is_err(), "{wrong:?}");
+        }
+        assert_eq!(variable::<Printable>("a \"b\""), Ok("a \"b\"".to_owned()));
+        assert!(variable::<Printable>("a\tb").is_err());
+        assert_eq!(variable::<Interval>("1s"), Ok(Duration::from_secs(1)));
+        assert!(variable::<Interval>("999ms").is_err() && variable::<Interval>("off").is_err());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use prometheus::{GaugeVec, IntGaugeVec, Registry};
 
-use super::{floats, gauges};
+use super::{catalogue, floats, gauges};
 use crate::activity::State;
 
 /// The metrics of callers.
@@ -16,26 +16,10 @@ pub struct Callers {
 
 impl Callers {
     pub(super) fn new(registry: &Registry) -> Self {
-        let caller = ["application", "user"];
         Self {
-            clients: gauges(
-                registry,
-                "pgfunnel_caller_clients",
-                "Clients by application_name, user and state: the ten callers with the greatest demand, the rest as other.",
-                &["application", "user", "state"],
-            ),
-            longest_wait: floats(
-                registry,
-                "pgfunnel_caller_longest_wait_seconds",
-                "How long a client of this caller has been waiting for a backend.",
-                &caller,
-            ),
-            longest_silence: floats(
-                registry,
-                "pgfunnel_caller_longest_idle_in_transaction_seconds",
-                "How long a client of this caller has been silent in a transaction.",
-                &caller,
-            ),
+            clients: gauges(registry, &catalogue::CALLER_CLIENTS),
+            longest_wait: floats(registry, &catalogue::CALLER_LONGEST_WAIT_SECONDS),
+            longest_silence: floats(registry, &catalogue::CALLER_LONGEST_IDLE_IN_TRANSACTION_SECONDS),
         }
     }
 

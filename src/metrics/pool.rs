@@ -1,19 +1,19 @@
 //! What is measured of each pool.
 
+use prometheus::core::{MetricVec, MetricVecBuilder};
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
 };
 
+use super::{catalogue, counters, floats, gauges, times};
 use crate::activity::State;
-
-use super::{counters, floats, gauges, times};
 
 /// The windows over which [`PoolMetrics::needed`] looks back, in seconds.
 pub const WINDOWS: [u64; 2] = [10, 60];
 
 /// What a backend may be doing.
-const BACKEND_STATES: [&str; 7] =
-    ["active", "idle_in_transaction", "pinned", "listening", "idle", "connecting", "closing"];
+const BACKEND_STATES: [&str; 9] =
+    ["active", "idle_in_transaction", "pinned", "cancelling", "cleaning", "listening", "idle", "connecting", "closing"];
 
 /// Whose connections of a database are told apart.
 const WHOSE: [&str; 3] = ["own", "others", "free"];
@@ -21,22 +21,34 @@ const WHOSE: [&str; 3] = ["own", "others", "free"];
 /// What [`BorrowWait`] tells apart.
 const OUTCOMES: [&str; 5] = ["at_once", "waited", "timed_out", "refused", "left"];
 
+/// Where bytes go.
+const DIRECTIONS: [&str; 2] = ["received", "sent"];
+
+/// How attempts to open a backend end.
+const CONNECTS: [&str; 2] = ["ok", "failed"];
+
 /// The metrics of all pools.
 pub(super) struct Pools {
     clients: IntGaugeVec,
     backends: IntGaugeVec,
+    backends_tls: IntGaugeVec,
     size: IntGaugeVec,
+    paused: IntGaugeVec,
     connections: IntGaugeVec,
+    unreachable: IntCounterVec,
     pressure: GaugeVec,
     needed: IntGaugeVec,
     oldest_waiter: GaugeVec,
     borrow_wait: HistogramVec,
     lease_held: HistogramVec,
     query: HistogramVec,
+    query_first: HistogramVec,
     query_database: HistogramVec,
+    queries_tls: IntCounterVec,
     transactions: IntCounterVec,
     bytes: IntCounterVec,
     backend_connects: IntCounterVec,
+    backend_connects_tls: IntCounterVec,
 }
 
 /// The handles of one pool.
@@ -44,12 +56,18 @@ pub(super) struct Pools {
 pub struct PoolMetrics {
     /// Logged-in clients in each [`State`].
     pub clients: [IntGauge; 5],
-    /// Backends: active, idle in transaction, pinned, listening, idle, connecting, closing.
-    pub backends: [IntGauge; 7],
+    /// Backends in each of their states.
+    pub backends: [IntGauge; 9],
+    /// Those of them that are connected by TLS.
+    pub backends_tls: IntGauge,
     /// The most backends that the pool may have.
     pub size: IntGauge,
+    /// 1 while an operator holds it.
+    pub paused: IntGauge,
     /// Connections of the database that users may have: this pool's, those of all others, free ones.
     pub connections: [IntGauge; 3],
+    /// Seconds for which backends could not be opened.
+    pub unreachable: IntCounter,
     /// Demand (clients that hold a lease or wait for one) over the most backends that the pool may have.
     pub pressure: Gauge,
     /// Backends that would have served the demand without making clients wait, over [`WINDOWS`].
@@ -62,8 +80,12 @@ pub struct PoolMetrics {
     pub lease_held: Histogram,
     /// Time from a query to its ReadyForQuery, waiting for a backend included, in seconds.
     pub query: Histogram,
-    /// The same from when there was a backend for it.
+    /// Time from a query to the first bytes of its answer.
+    pub query_first: Histogram,
+    /// Time from when there was a backend for a query to its ReadyForQuery.
     pub query_database: Histogram,
+    /// Queries of clients that are connected by TLS.
+    pub queries_tls: IntCounter,
     /// Leases that ended with their transaction.
     pub transactions: IntCounter,
     /// Bytes from clients.
@@ -74,6 +96,8 @@ pub struct PoolMetrics {
     pub connected: IntCounter,
     /// Backends that could not be opened.
     pub connect_failed: IntCounter,
+    /// Attempts to open a backend by TLS.
+    pub connects_tls: IntCounter,
 }
 
 /// Time from asking for a lease to the answer, in seconds.
@@ -93,75 +117,27 @@ pub struct BorrowWait {
 
 impl Pools {
     pub(super) fn new(registry: &Registry) -> Self {
-        let pool = ["database", "user"];
-        let by = |label: &'static str| ["database", "user", label];
-        let gauges = |name: &str, help: &str, labels: &[&str]| gauges(registry, name, help, labels);
-        let floats = |name: &str, help: &str| floats(registry, name, help, &pool);
-        let times = |name: &str, help: &str, labels: &[&str]| times(registry, name, help, labels);
         Self {
-            clients: gauges(
-                "pgfunnel_clients",
-                "Logged-in clients by state: idle, waiting (for a backend), active, idle_in_transaction, pinned (silent outside a transaction, and keeping a backend).",
-                &by("state"),
-            ),
-            backends: gauges(
-                "pgfunnel_backends",
-                "Backends by state: active, idle_in_transaction, pinned (as their clients are), listening (for all clients of the pool), idle, connecting, closing.",
-                &by("state"),
-            ),
-            size: gauges("pgfunnel_pool_size", "The most backends that the pool may have.", &pool),
-            connections: gauges(
-                "pgfunnel_database_connections",
-                "Connections that the database accepts from users, read from it every 15 s: own (the pool's), others, free.",
-                &by("whose"),
-            ),
-            pressure: floats(
-                "pgfunnel_pool_pressure",
-                "Clients that hold a backend or wait for one, over pgfunnel_pool_size. Above 1 clients wait.",
-            ),
-            needed: gauges(
-                "pgfunnel_backends_needed",
-                "Backends that would have served the demand of the last seconds (window) with a mean wait below 5 ms.",
-                &by("window"),
-            ),
-            oldest_waiter: floats(
-                "pgfunnel_oldest_waiter_seconds",
-                "How long the client has been waiting for a backend that waits longest.",
-            ),
-            borrow_wait: times(
-                "pgfunnel_borrow_wait_seconds",
-                "Time from asking for a backend to the answer, by outcome: at_once, waited, timed_out (borrow_timeout), refused (max_waiting, or the database's own error), left (the client went, or cancelled).",
-                &by("outcome"),
-            ),
-            lease_held: times("pgfunnel_lease_held_seconds", "How long clients held a backend.", &pool),
-            query: times(
-                "pgfunnel_query_seconds",
-                "Time from a client's query to the end of its answer, waiting for a backend included.",
-                &pool,
-            ),
-            query_database: times(
-                "pgfunnel_query_database_seconds",
-                "Time from when there was a backend for a query to the end of its answer.",
-                &pool,
-            ),
-            transactions: counters(
-                registry,
-                "pgfunnel_transactions_total",
-                "Leases that ended with their transaction.",
-                &pool,
-            ),
-            bytes: counters(
-                registry,
-                "pgfunnel_client_bytes_total",
-                "Bytes received from clients and sent to them, without TLS; counted when a lease ends.",
-                &by("direction"),
-            ),
-            backend_connects: counters(
-                registry,
-                "pgfunnel_backend_connects_total",
-                "Attempts to open a backend, by outcome.",
-                &by("outcome"),
-            ),
+            clients: gauges(registry, &catalogue::CLIENTS),
+            backends: gauges(registry, &catalogue::BACKENDS),
+            backends_tls: gauges(registry, &catalogue::BACKENDS_TLS),
+            size: gauges(registry, &catalogue::POOL_SIZE),
+            paused: gauges(registry, &catalogue::POOL_PAUSED),
+            connections: gauges(registry, &catalogue::DATABASE_CONNECTIONS),
+            unreachable: counters(registry, &catalogue::DATABASE_UNREACHABLE_SECONDS),
+            pressure: floats(registry, &catalogue::POOL_PRESSURE),
+            needed: gauges(registry, &catalogue::BACKENDS_NEEDED),
+            oldest_waiter: floats(registry, &catalogue::OLDEST_WAITER_SECONDS),
+            borrow_wait: times(registry, &catalogue::BORROW_WAIT_SECONDS),
+            lease_held: times(registry, &catalogue::LEASE_HELD_SECONDS),
+            query: times(registry, &catalogue::QUERY_SECONDS),
+            query_first: times(registry, &catalogue::QUERY_FIRST_BYTES_SECONDS),
+            query_database: times(registry, &catalogue::QUERY_DATABASE_SECONDS),
+            queries_tls: counters(registry, &catalogue::QUERIES_TLS),
+            transactions: counters(registry, &catalogue::TRANSACTIONS),
+            backend_connects: counters(registry, &catalogue::BACKEND_CONNECTS),
+            backend_connects_tls: counters(registry, &catalogue::BACKEND_CONNECTS_TLS),
+            bytes: counters(registry, &catalogue::CLIENT_BYTES),
         }
     }
 
@@ -169,57 +145,68 @@ impl Pools {
         let pool = [database, user];
         let [at_once, waited, timed_out, refused, left] =
             OUTCOMES.map(|outcome| self.borrow_wait.with_label_values(&[database, user, outcome]));
+        let [connected, connect_failed] =
+            CONNECTS.map(|outcome| self.backend_connects.with_label_values(&[database, user, outcome]));
+        let [received, sent] = DIRECTIONS.map(|direction| self.bytes.with_label_values(&[database, user, direction]));
         PoolMetrics {
             clients: State::ALL.map(|state| self.clients.with_label_values(&[database, user, state.as_str()])),
             backends: BACKEND_STATES.map(|state| self.backends.with_label_values(&[database, user, state])),
+            backends_tls: self.backends_tls.with_label_values(&pool),
             size: self.size.with_label_values(&pool),
+            paused: self.paused.with_label_values(&pool),
             connections: WHOSE.map(|whose| self.connections.with_label_values(&[database, user, whose])),
+            unreachable: self.unreachable.with_label_values(&pool),
             pressure: self.pressure.with_label_values(&pool),
             needed: WINDOWS.map(|window| self.needed.with_label_values(&[database, user, &seconds(window)])),
             oldest_waiter: self.oldest_waiter.with_label_values(&pool),
             borrow_wait: BorrowWait { at_once, waited, timed_out, refused, left },
             lease_held: self.lease_held.with_label_values(&pool),
             query: self.query.with_label_values(&pool),
+            query_first: self.query_first.with_label_values(&pool),
             query_database: self.query_database.with_label_values(&pool),
+            queries_tls: self.queries_tls.with_label_values(&pool),
             transactions: self.transactions.with_label_values(&pool),
-            received: self.bytes.with_label_values(&[database, user, "received"]),
-            sent: self.bytes.with_label_values(&[database, user, "sent"]),
-            connected: self.backend_connects.with_label_values(&[database, user, "ok"]),
-            connect_failed: self.backend_connects.with_label_values(&[database, user, "failed"]),
+            received,
+            sent,
+            connected,
+            connect_failed,
+            connects_tls: self.backend_connects_tls.with_label_values(&pool),
         }
     }
 
-    /// Forgets a pool that is no more. Not having been there is as good.
+    /// Forgets a pool that is no more.
     pub(super) fn forget(&self, database: &str, user: &str) {
         let pool = [database, user];
-        let _ = self.size.remove_label_values(&pool);
-        let _ = self.pressure.remove_label_values(&pool);
-        let _ = self.oldest_waiter.remove_label_values(&pool);
-        let _ = self.lease_held.remove_label_values(&pool);
-        let _ = self.query.remove_label_values(&pool);
-        let _ = self.query_database.remove_label_values(&pool);
-        let _ = self.transactions.remove_label_values(&pool);
-        for state in State::ALL {
-            let _ = self.clients.remove_label_values(&[database, user, state.as_str()]);
-        }
-        for state in BACKEND_STATES {
-            let _ = self.backends.remove_label_values(&[database, user, state]);
-        }
-        for whose in WHOSE {
-            let _ = self.connections.remove_label_values(&[database, user, whose]);
-        }
-        for window in WINDOWS {
-            let _ = self.needed.remove_label_values(&[database, user, &seconds(window)]);
-        }
-        for outcome in OUTCOMES {
-            let _ = self.borrow_wait.remove_label_values(&[database, user, outcome]);
-        }
-        for direction in ["received", "sent"] {
-            let _ = self.bytes.remove_label_values(&[database, user, direction]);
-        }
-        for outcome in ["ok", "failed"] {
-            let _ = self.backend_connects.remove_label_values(&[database, user, outcome]);
-        }
+        forget(&self.clients, pool, &State::ALL.map(State::as_str));
+        forget(&self.backends, pool, &BACKEND_STATES);
+        forget(&self.backends_tls, pool, &[]);
+        forget(&self.size, pool, &[]);
+        forget(&self.paused, pool, &[]);
+        forget(&self.connections, pool, &WHOSE);
+        forget(&self.unreachable, pool, &[]);
+        forget(&self.pressure, pool, &[]);
+        WINDOWS.into_iter().for_each(|window| forget(&self.needed, pool, &[&seconds(window)]));
+        forget(&self.oldest_waiter, pool, &[]);
+        forget(&self.borrow_wait, pool, &OUTCOMES);
+        forget(&self.lease_held, pool, &[]);
+        forget(&self.query, pool, &[]);
+        forget(&self.query_first, pool, &[]);
+        forget(&self.query_database, pool, &[]);
+        forget(&self.queries_tls, pool, &[]);
+        forget(&self.transactions, pool, &[]);
+        forget(&self.bytes, pool, &DIRECTIONS);
+        forget(&self.backend_connects, pool, &CONNECTS);
+        forget(&self.backend_connects_tls, pool, &[]);
+    }
+}
+
+/// Removes a pool's series, one for each value of the third label if there is one. Not having been there is as good.
+fn forget<B: MetricVecBuilder>(metrics: &MetricVec<B>, [database, user]: [&str; 2], third: &[&str]) {
+    if third.is_empty() {
+        let _ = metrics.remove_label_values(&[database, user]);
+    }
+    for value in third {
+        let _ = metrics.remove_label_values(&[database, user, value]);
     }
 }
 

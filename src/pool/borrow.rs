@@ -5,11 +5,12 @@ use std::collections::btree_map::Entry;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use prometheus::Histogram;
 
 use super::{Lease, Places, Pool, connector, gate};
+use crate::clock::Moment;
 use crate::config::PoolSettings;
 use crate::error::{Error, Side, SqlState};
 use crate::metrics::metrics;
@@ -18,14 +19,17 @@ use crate::metrics::metrics;
 struct Wait<'a> {
     pool: &'a Pool,
     asked: Instant,
+    /// How long before the client's last lease had ended.
+    pause: Option<Duration>,
     outcome: Option<&'a Histogram>,
 }
 
 impl<'a> Wait<'a> {
-    fn new(pool: &'a Pool) -> Self {
+    fn new(pool: &'a Pool, rests: Option<Moment>) -> Self {
         let asked = Instant::now();
         *pool.waits().entry(asked).or_default() += 1;
-        Self { pool, asked, outcome: None }
+        pool.pressure.wait(pool.active.load(Ordering::Acquire) + pool.waiting.load(Ordering::Acquire) + 1);
+        Self { pool, asked, pause: rests.map(|rests| Moment::now().since(rests)), outcome: None }
     }
 }
 
@@ -39,23 +43,28 @@ impl Drop for Wait<'_> {
             }
         }
         drop(waits);
-        self.outcome.unwrap_or(&self.pool.metrics.borrow_wait.left).observe(self.asked.elapsed().as_secs_f64());
+        let wait = self.asked.elapsed();
+        if let Some(pause) = self.pause {
+            self.pool.pressure.waited(wait, pause);
+        }
+        self.outcome.unwrap_or(&self.pool.metrics.borrow_wait.left).observe(wait.as_secs_f64());
     }
 }
 
 impl Pool {
-    /// Waits for a lease for a client with this `application_name`, in order of arrival, at most `borrow_timeout`. Cancel-safe: dropped, it leaves the queue.
+    /// Waits for a lease for a client with this `application_name`, in order of arrival, at most `borrow_timeout`.
+    /// `rests`: since when it has had none; `None`: it never had one. Cancel-safe: dropped, it leaves the queue.
     ///
     /// # Errors
     /// 53300 when the time is over or the queue is full; the database's own error when it refuses us.
-    pub async fn borrow(self: &Arc<Self>, application: &str) -> Result<Lease, Error> {
+    pub async fn borrow(self: &Arc<Self>, application: &str, rests: Option<Moment>) -> Result<Lease, Error> {
         self.pressure.ask();
         if let Some(lease) = self.borrow_now(application) {
             self.metrics.borrow_wait.at_once.observe(0.0);
             return Ok(lease);
         }
         // Boxed: a client's task is as large as its largest wait, and most never wait.
-        Box::pin(self.borrow_waiting(application)).await
+        Box::pin(self.borrow_waiting(application, rests)).await
     }
 
     /// A lease without waiting: a free place and an idle backend.
@@ -82,8 +91,8 @@ impl Pool {
         }
     }
 
-    async fn borrow_waiting(self: &Arc<Self>, application: &str) -> Result<Lease, Error> {
-        let mut wait = Wait::new(self);
+    async fn borrow_waiting(self: &Arc<Self>, application: &str, rests: Option<Moment>) -> Result<Lease, Error> {
+        let mut wait = Wait::new(self, rests);
         let settings = self.settings.load_full();
         if self.waiting.load(Ordering::Acquire) >= settings.max_waiting {
             wait.outcome = Some(&self.metrics.borrow_wait.refused);

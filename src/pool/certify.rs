@@ -187,7 +187,7 @@ impl Pool {
         }
         let pool = self.clone();
         tokio::spawn(async move {
-            if let Ok(mut lease) = pool.borrow(ERRAND).await {
+            if let Ok(mut lease) = pool.borrow(ERRAND, None).await {
                 pool.certify(&mut lease).await;
                 lease.release();
             }

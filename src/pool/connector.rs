@@ -13,7 +13,7 @@ use crate::backend::{Backend, ConnectError, Failed, Target, connect};
 use crate::clock::Moment;
 use crate::config::{HiddenState, PoolSize};
 use crate::error::Error;
-use crate::metrics::metrics;
+use crate::metrics::{Counted, metrics};
 use crate::track::Params;
 
 /// The first pause after a failure; each further failure doubles it.
@@ -164,10 +164,14 @@ impl Pool {
     /// Takes in a new backend with its places in the bounds; it is idle then.
     pub(super) async fn keep(&self, backend: Backend, target: &Target, places: Vec<Place>, generation: u64) {
         self.metrics.connected.inc();
+        let tls = backend.socket.io().is_tls().then(|| {
+            self.metrics.connects_tls.inc();
+            Counted::new(&self.metrics.backends_tls)
+        });
         let backend = Box::new(self.welcome(backend, target).await);
         let member = Member::new(&backend, generation);
         self.roster.enter(&member);
-        self.store.add(Stored { backend, _places: places, member });
+        self.store.add(Stored { backend, _places: places, _tls: tls, member });
     }
 
     async fn attempt(self: &Arc<Self>, places: Places, deadline: Instant, spare: bool) -> Result<Outcome, Error> {
@@ -195,6 +199,9 @@ impl Pool {
             }
             Err(failed) => {
                 self.metrics.connect_failed.inc();
+                if target.demands_tls() {
+                    self.metrics.connects_tls.inc();
+                }
                 let told = failed.error.to_error(&target);
                 tracing::warn!(pool = %self.key, "connecting to the database failed: {told}");
                 metrics().count_connect_error(&told);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::bounds::Seat;
+use super::gate::Waiting;
 use super::store::Taken;
 use super::{Doing, Places, Pool};
 use crate::backend::{Backend, Unfinished};
@@ -106,6 +107,13 @@ impl Lease {
         self.pool.note_returned();
     }
 
+    /// Removes what its clients have left behind; if that fails it is marked broken.
+    pub async fn clean(&mut self) {
+        let pool = self.pool.clone();
+        let _cleaning = Waiting::new(&pool.cleaning);
+        self.deref_mut().clean().await;
+    }
+
     /// Gets the backend back from a client that vanished, in the background: what runs is cancelled, the transaction
     /// rolled back, what the client left behind removed. If that fails it is closed.
     pub fn recover(mut self, unfinished: Unfinished, residue: Effects) {
@@ -115,7 +123,11 @@ impl Lease {
             self.residue.add(residue);
             // Of what was under way nobody knows what was done: prepared, put in force.
             let needs_clean = self.residue != Effects::NONE || unfinished.outstanding > 0 || unfinished.open_batch;
-            self.deref_mut().recover(unfinished).await;
+            let pool = self.pool.clone();
+            {
+                let _cancelling = Waiting::new(&pool.cancelling);
+                self.deref_mut().recover(unfinished).await;
+            }
             if !self.broken && needs_clean {
                 self.clean().await;
             }

@@ -86,6 +86,10 @@ pub struct Pool {
     pub clients: Arc<AtomicUsize>,
     /// Clients that hold a lease.
     pub active: AtomicUsize,
+    /// Lent backends of which a client that is gone left something running or open.
+    cancelling: AtomicUsize,
+    /// Lent backends of which something is being removed.
+    cleaning: AtomicUsize,
     /// Backends that listen for its clients.
     listening: AtomicUsize,
     pressure: Pressure,
@@ -235,12 +239,15 @@ impl Pool {
         }
         let now = self.sample();
         let held = |state: State| clients.get(state as usize).copied().unwrap_or(0);
-        let (in_transaction, pinned) = (held(State::IdleInTransaction), held(State::Pinned));
+        let [in_transaction, pinned] = [State::IdleInTransaction, State::Pinned].map(held);
+        let [cancelling, cleaning] = [&self.cancelling, &self.cleaning].map(|count| count.load(Ordering::Acquire));
         let backends = [
-            // Those that are being cleaned of a client that vanished, too.
-            now.active.saturating_sub(in_transaction + pinned),
+            // Those that pgfunnel has lent to itself, too.
+            now.active.saturating_sub(in_transaction + pinned + cancelling + cleaning),
             in_transaction,
             pinned,
+            cancelling,
+            cleaning,
             self.listening.load(Ordering::Acquire),
             self.store.len(),
             self.connector.connecting(),
@@ -250,6 +257,7 @@ impl Pool {
             gauge.set(count as i64);
         }
         self.metrics.size.set(now.size as i64);
+        self.metrics.paused.set(i64::from(self.is_held()));
         if let Some(headroom @ Headroom { own, others, .. }) = self.headroom() {
             for (gauge, count) in self.metrics.connections.iter().zip([own, others, headroom.free()]) {
                 gauge.set(count as i64);

@@ -107,7 +107,7 @@ impl Pool {
             reported.insert("application_name".to_owned(), name.to_owned());
             return Ok(self.params.insert(settings, reported));
         }
-        let mut lease = self.borrow(ERRAND).await?;
+        let mut lease = self.borrow(ERRAND, None).await?;
         if settings.is_empty() {
             // The backend that was opened, now or before, told what it reports.
             let params = self.params.get(&settings);

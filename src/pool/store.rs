@@ -14,12 +14,15 @@ use bb8::{ManageConnection, PooledConnection, QueueStrategy};
 use super::gate::Place;
 use super::roster::Member;
 use crate::backend::Backend;
+use crate::metrics::Counted;
 
 /// A backend and its places in the bounds that pools share, which it keeps as long as it exists.
 pub(super) struct Stored {
     /// Boxed: it moves with every lease.
     pub(super) backend: Box<Backend>,
     pub(super) _places: Vec<Place>,
+    /// Shows that it is connected by TLS, if it is.
+    pub(super) _tls: Option<Counted>,
     /// What those see who look; it knows the pool's generation when it was opened.
     pub(super) member: Arc<Member>,
 }

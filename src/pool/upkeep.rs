@@ -18,6 +18,9 @@ impl Pool {
         self.pressure.keep(self.sample());
         self.keep_headroom();
         self.keep_averages();
+        if self.unreachable().is_some() {
+            self.metrics.unreachable.inc_by(INTERVAL.as_secs());
+        }
         let settings = self.settings.load();
         while self.has_surplus() {
             let Some(surplus) = self.store.take() else { break };

@@ -138,7 +138,7 @@ impl Session {
 
     /// Waits in the pool's queue. A client that leaves, cancels or is told to stop while it waits leaves the queue.
     async fn wait_for_lease(&mut self) -> Result<Lease, NoLease> {
-        let mut borrowing = pin!(self.pool.borrow(&self.handle.application));
+        let mut borrowing = pin!(self.pool.borrow(&self.handle.application, self.timing.rests()));
         let (client, handle) = (&mut self.client, &self.handle);
         std::future::poll_fn(|cx| {
             if let Poll::Ready(result) = borrowing.as_mut().poll(cx) {

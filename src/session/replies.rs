@@ -42,6 +42,17 @@ pub(super) enum Lost {
 impl Session {
     /// Moves the backend's messages towards the client.
     pub(super) fn take_replies(&mut self, lease: &mut Lease) -> Result<(), Lost> {
+        let mut begun = false;
+        let taken = self.take_all_replies(lease, &mut begun);
+        if begun {
+            self.timing.begin();
+        }
+        taken
+    }
+
+    /// `begun`: part of an answer was the client's, and its end is not there.
+    #[inline]
+    fn take_all_replies(&mut self, lease: &mut Lease, begun: &mut bool) -> Result<(), Lost> {
         loop {
             if self.reply_rest > 0 {
                 let now = lease.socket.unseen().len().min(self.reply_rest);
@@ -65,6 +76,7 @@ impl Session {
             let now = there.min(header.total);
             match self.take_reply(header, now, lease)? {
                 Fate::Pass => {
+                    *begun = header.tag != tag::READY;
                     lease.socket.pass(now);
                     self.reply_is_swallowed = false;
                     self.reply_rest = header.total - now;
@@ -218,6 +230,9 @@ impl Session {
         let answered = self.pipeline.is_empty();
         let (now, took) = self.timing.answer(!answered, &self.pool.metrics);
         if let Some(took) = took {
+            if self.handle.tls {
+                self.pool.metrics.queries_tls.inc();
+            }
             self.log_what_is_slow(&took, lease);
         }
         if answered {

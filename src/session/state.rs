@@ -13,7 +13,7 @@ use super::sql_state::Sql;
 use super::timing::Timing;
 use crate::cancel::{Handle, Order};
 use crate::config::{PoolMode, PoolSettings};
-use crate::error::Error;
+use crate::error::{Error, Side, SqlState};
 use crate::listen::Listeners;
 use crate::net::Socket;
 use crate::pool::{Lease, Pool};
@@ -103,6 +103,24 @@ pub enum End {
     Gone,
     /// We, or the database, ended it; the client is told (unless it is `None`: it has been).
     Ended(Option<Error>),
+}
+
+impl End {
+    /// The metric label.
+    pub fn how(&self) -> &'static str {
+        match self {
+            End::Left => "goodbye",
+            End::Gone => "vanished",
+            End::Ended(None) => "database",
+            End::Ended(Some(error)) => match (error.side, &error.code) {
+                (Side::Database, _) => "database",
+                (Side::Proxy, code) if *code == SqlState::IDLE_SESSION_TIMEOUT => "idle",
+                (Side::Proxy, code) if *code == SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT => "frozen",
+                (Side::Proxy, code) if *code == SqlState::ADMIN_SHUTDOWN => "stopped",
+                _ => "error",
+            },
+        }
+    }
 }
 
 /// How a lease ended, or why it did not.

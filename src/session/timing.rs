@@ -12,6 +12,10 @@ pub(super) struct Timing {
     asked: Option<Moment>,
     /// When there was a backend for it.
     served: Option<Moment>,
+    /// When its answer began, if it came in parts.
+    began: Option<Moment>,
+    /// When the last one was answered.
+    rests: Option<Moment>,
 }
 
 /// A query that has been answered.
@@ -62,6 +66,19 @@ impl Timing {
         }
     }
 
+    /// Part of its answer is there, and not its end.
+    #[inline]
+    pub(super) fn begin(&mut self) {
+        if self.began.is_none() && self.asked.is_some() {
+            self.began = Some(Moment::now());
+        }
+    }
+
+    /// Since when nothing has been asked; `None`: nothing ever was.
+    pub(super) fn rests(&self) -> Option<Moment> {
+        self.rests
+    }
+
     /// It is answered; `more`: what was sent behind it is next. Returns when that was, and what it took.
     #[inline]
     pub(super) fn answer(&mut self, more: bool, metrics: &PoolMetrics) -> (Moment, Option<Answered>) {
@@ -70,9 +87,11 @@ impl Timing {
         if let (Some(asked), Some(served)) = (self.asked, self.served) {
             metrics.query.observe(now.seconds_since(asked));
             metrics.query_database.observe(now.seconds_since(served));
+            metrics.query_first.observe(self.began.unwrap_or(now).seconds_since(asked));
             answered = Some(Answered { asked, served, at: now });
         }
         (self.asked, self.served) = if more { (Some(now), Some(now)) } else { (None, None) };
+        (self.began, self.rests) = (None, Some(now));
         (now, answered)
     }
 }

@@ -11,7 +11,8 @@ use super::Result;
 pub fn exposition() -> Result<String> {
     let all = metrics();
     let _ = all.pool("d", "u");
-    let _ = (all.cancels.with_label_values(&["o"]), all.reloads.with_label_values(&["o"]));
+    let _ = all.cancels.with_label_values(&["o"]);
+    all.show_config(0.0, "h", 1);
     all.callers.show([("a", "u", [0; 5], Duration::ZERO, Duration::ZERO)].into_iter());
     all.count_pin("r");
     all.count_refusal("s");
@@ -19,6 +20,7 @@ pub fn exposition() -> Result<String> {
     all.count_connect_error(&Error::protocol("m"));
     all.observe_login(Duration::ZERO, Duration::ZERO);
     all.count_error(&Error::protocol("m"));
-    all.count_login(true);
-    Ok(String::from_utf8(all.render())?)
+    all.count_login("ok");
+    all.show_workers(&tokio::runtime::Runtime::new()?.metrics());
+    Ok(all.render())
 }

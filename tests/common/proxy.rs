@@ -83,8 +83,22 @@ impl Config {
 
     /// Starts the proxy with it.
     pub fn spawn(&self) -> Result<Proxy> {
+        self.spawn_into(None)
+    }
+
+    /// The same with its stdout elsewhere than in the log, and waits until it is ready.
+    pub fn start_into(&self, stdout: impl Into<Stdio>) -> Result<Proxy> {
+        let proxy = self.spawn_into(Some(stdout.into()))?;
+        proxy.wait_ready()?;
+        Ok(proxy)
+    }
+
+    fn spawn_into(&self, stdout: Option<Stdio>) -> Result<Proxy> {
         Proxy::launch(|command, [listen, http], file| {
             fs::write(file, self.text(listen, http))?;
+            if let Some(stdout) = stdout {
+                command.stdout(stdout);
+            }
             command.arg("--config").arg(file).env_remove("DATABASE_URL").env("RUST_BACKTRACE", "1");
             Ok(())
         })
