@@ -11,7 +11,7 @@ pub mod reading;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use prometheus::core::Collector;
+use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
     CounterVec, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
@@ -261,6 +261,17 @@ fn floats(registry: &Registry, entry: &Entry) -> GaugeVec {
 fn times(registry: &Registry, entry: &Entry) -> HistogramVec {
     let options = HistogramOpts::new(entry.name, entry.help).buckets(TIME_BUCKETS.to_vec());
     register(registry, HistogramVec::new(options, entry.labels))
+}
+
+/// Removes the series of a pool or caller, one for each value of the third label if there is one. Not having been there
+/// is as good.
+fn forget<B: MetricVecBuilder>(metrics: &MetricVec<B>, [first, second]: [&str; 2], third: &[&str]) {
+    if third.is_empty() {
+        let _ = metrics.remove_label_values(&[first, second]);
+    }
+    for value in third {
+        let _ = metrics.remove_label_values(&[first, second, value]);
+    }
 }
 
 /// Shows in a gauge while it lives.

@@ -1,11 +1,10 @@
 //! What is measured of each pool.
 
-use prometheus::core::{MetricVec, MetricVecBuilder};
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
 };
 
-use super::{catalogue, counters, floats, gauges, times};
+use super::{catalogue, counters, floats, forget, gauges, times};
 use crate::activity::State;
 
 /// The windows over which [`PoolMetrics::needed`] looks back, in seconds.
@@ -197,16 +196,6 @@ impl Pools {
         forget(&self.bytes, pool, &DIRECTIONS);
         forget(&self.backend_connects, pool, &CONNECTS);
         forget(&self.backend_connects_tls, pool, &[]);
-    }
-}
-
-/// Removes a pool's series, one for each value of the third label if there is one. Not having been there is as good.
-fn forget<B: MetricVecBuilder>(metrics: &MetricVec<B>, [database, user]: [&str; 2], third: &[&str]) {
-    if third.is_empty() {
-        let _ = metrics.remove_label_values(&[database, user]);
-    }
-    for value in third {
-        let _ = metrics.remove_label_values(&[database, user, value]);
     }
 }
 
