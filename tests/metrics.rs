@@ -172,3 +172,22 @@ fn backends_that_cannot_be_opened_are_counted_by_sqlstate() -> Result {
     assert!(history.contains("\"app/app\":["), "{history}");
     Ok(())
 }
+
+#[test]
+fn sqlstates_that_a_server_makes_up_are_no_labels() -> Result {
+    let fake = Fake::play(|conversation| {
+        conversation.startup()?;
+        let code = format!("Q{:04}", conversation.number);
+        Ok(conversation.send(&reply::error("FATAL", &code, "no"))?)
+    })?;
+    let proxy = Config::port(fake.port()).top("borrow_timeout = \"500ms\"").start()?;
+    let told = || proxy.metric("pgfunnel_backend_connect_errors_total", &["sqlstate=\"other\""]);
+    eventually("three have been counted", || {
+        let _ = proxy.target().first_error();
+        Ok(told()? >= 3.0)
+    })?;
+    let (_, text) = proxy.get("/metrics")?;
+    assert!(!text.contains("sqlstate=\"Q"), "{text}");
+    assert_eq!(text.matches("\npgfunnel_backend_connect_errors_total{").count(), 1);
+    Ok(())
+}
