@@ -48,8 +48,12 @@ impl Gate {
     /// A place, if one is free and nobody waits for it.
     #[inline]
     pub fn try_enter(self: &Arc<Self>) -> Option<Place> {
-        self.semaphore.try_acquire().ok()?.forget();
-        Some(Place { gate: self.clone() })
+        loop {
+            self.semaphore.try_acquire().ok()?.forget();
+            if !self.pay() {
+                return Some(Place { gate: self.clone() });
+            }
+        }
     }
 
     /// Waits for a place. Cancel-safe: dropped, it leaves the queue.
@@ -59,11 +63,15 @@ impl Gate {
         }
         let _waiting = Waiting::new(&self.waiting);
         // The semaphore is never closed; an error would mean that nobody limits us any more, so wait for good.
-        match self.semaphore.acquire().await {
-            Ok(permit) => permit.forget(),
-            Err(_) => std::future::pending().await,
+        loop {
+            match self.semaphore.acquire().await {
+                Ok(permit) => permit.forget(),
+                Err(_) => std::future::pending().await,
+            }
+            if !self.pay() {
+                return Place { gate: self.clone() };
+            }
         }
-        Place { gate: self.clone() }
     }
 
     /// Changes the number of places. Nobody inside is disturbed.
@@ -100,10 +108,16 @@ impl Gate {
 
     /// Pays a debt or lets the next one in.
     fn leave(&self) {
-        let paid = self.debt.fetch_update(Ordering::AcqRel, Ordering::Acquire, |debt| debt.checked_sub(1));
-        if paid.is_err() {
+        if !self.pay() {
             self.semaphore.add_permits(1);
         }
+    }
+
+    /// Pays one place of a debt, if there is one. Who comes does that, too: a place that came free just before it was taken
+    /// away, or a turn that its waiter gave up, is in nobody's hands.
+    #[inline]
+    fn pay(&self) -> bool {
+        self.debt.fetch_update(Ordering::AcqRel, Ordering::Acquire, |debt| debt.checked_sub(1)).is_ok()
     }
 
     /// Whether there is a limit at all.
@@ -168,6 +182,9 @@ impl Drop for Waiting<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::future::Future;
+    use std::task::{Context, Waker};
+
     use super::*;
 
     #[tokio::test]
@@ -225,5 +242,25 @@ mod tests {
         assert!(gate.try_enter().is_none(), "one place");
         drop(place);
         assert!(gate.try_enter().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_turn_that_is_given_up_while_it_is_held_is_nobody_elses() {
+        for given_up in [true, false] {
+            let gate = Gate::new(1);
+            let inside = gate.enter().await;
+            let mut waiter = Box::pin(gate.enter());
+            assert!(waiter.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            // It is the waiter's turn, but it does not know yet.
+            drop(inside);
+            gate.hold(true);
+            match given_up {
+                true => drop(waiter),
+                false => assert!(waiter.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending()),
+            }
+            assert!(gate.try_enter().is_none(), "given up: {given_up}");
+            assert_eq!(gate.inside(), 0);
+            gate.hold(false);
+        }
     }
 }
