@@ -66,6 +66,27 @@ fn a_database_is_restarted_behind_a_pause_and_no_client_fails() -> Result {
 }
 
 #[test]
+fn nobody_connects_behind_a_pause_that_began_while_the_database_was_down() -> Result {
+    let mut cluster = Cluster::start()?;
+    let proxy = Config::of(&cluster).top("borrow_timeout = \"20s\"").console().start()?;
+    proxy.target().connect()?.value("select 1")?;
+    let mut client = proxy.target().connect()?;
+    cluster.stop("fast")?;
+    // It has a place, and tries again and again.
+    client.say(&Say::new().query("select 2"))?;
+    proxy.wait_log("connecting to the database failed")?;
+    let mut console = proxy.console().connect()?;
+    console.order("PAUSE app")?;
+    cluster.boot()?;
+    // Longer than the longest pause between two attempts.
+    assert!(client.silent_for(Duration::from_millis(1_500))?);
+    assert_eq!(cluster.backends()?, 0);
+    console.order("RESUME app")?;
+    assert_eq!(client.read_ready(1)?.value(), "2");
+    Ok(())
+}
+
+#[test]
 fn a_pause_ends_by_itself_for_who_has_waited_too_long() -> Result {
     let cluster = Cluster::start()?;
     let top = "borrow_timeout = \"200ms\"\npause_timeout = \"2s\"";

@@ -102,8 +102,12 @@ impl Pool {
         let _waiting = gate::Waiting::new(&self.waiting);
         let stage = AtomicUsize::new(0);
         let mut borrowing = pin!(async {
-            let places = self.enter(application, &stage).await;
-            self.obtain(places, self.patience(wait.asked, &settings)).await
+            loop {
+                let places = self.enter(application, &stage).await;
+                if let Some(lease) = self.obtain(places, self.patience(wait.asked, &settings)).await? {
+                    return Ok(lease);
+                }
+            }
         });
         let (outcome, result) = loop {
             let look = self.next_look(wait.asked, &settings);
@@ -136,17 +140,18 @@ impl Pool {
         Places { application, user, _pool: self.gate.enter().await }
     }
 
-    /// With a place: an idle backend, or a new one.
-    async fn obtain(self: &Arc<Self>, mut places: Places, deadline: Instant) -> Result<Lease, Error> {
+    /// With a place: an idle backend, or a new one. `None`: the pool is held meanwhile, and the place is given up.
+    async fn obtain(self: &Arc<Self>, mut places: Places, deadline: Instant) -> Result<Option<Lease>, Error> {
         loop {
             places = match self.take() {
-                Some((taken, true, now)) => return Ok(Lease::new(self.clone(), taken, places, now)),
+                Some((taken, true, now)) => return Ok(Some(Lease::new(self.clone(), taken, places, now))),
                 Some((dead, false, _)) => {
                     self.close(dead);
                     places
                 }
                 None => match self.connect(places, deadline).await? {
-                    connector::Outcome::Connected(lease) => return Ok(lease),
+                    connector::Outcome::Connected(lease) => return Ok(Some(lease)),
+                    connector::Outcome::Again(_) if self.is_held() => return Ok(None),
                     connector::Outcome::Again(places) => places,
                 },
             };

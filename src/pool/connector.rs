@@ -177,7 +177,9 @@ impl Pool {
     async fn attempt(self: &Arc<Self>, places: Places, deadline: Instant, spare: bool) -> Result<Outcome, Error> {
         let reserved = tokio::time::timeout_at(deadline.into(), self.reserve(spare)).await;
         let Ok(Some((slot, reserved))) = reserved else { return Ok(Outcome::Again(places)) };
-        if (self.store.len() > 0 && !spare)
+        // Looked at behind the bounds: who pauses the pool waits for those who are there, and all others see it here.
+        if self.is_held()
+            || (self.store.len() > 0 && !spare)
             || self.connector.pause(&self.target.load()).is_ok_and(|pause| pause.is_some())
         {
             return Ok(Outcome::Again(places));
