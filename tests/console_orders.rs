@@ -143,6 +143,32 @@ fn a_pause_that_is_given_up_is_taken_back() -> Result {
 }
 
 #[test]
+fn a_pause_that_another_operator_takes_back_is_not_called_complete() -> Result {
+    let cluster = Cluster::start()?;
+    let proxy = Config::of(&cluster).console().start()?;
+    let mut looker = proxy.console().connect()?;
+    let mut holder = proxy.target().connect()?;
+    holder.value("begin")?;
+    for resumes in [true, false] {
+        let (mut first, mut second) = (proxy.console().connect()?, proxy.console().connect()?);
+        first.say(&Say::new().query("PAUSE app"))?;
+        eventually("it is paused", || Ok(looker.row("SHOW DATABASES", "name", "app")?["paused"] == "1"))?;
+        second.say(&Say::new().query("PAUSE app"))?;
+        assert!(second.silent_for(Duration::from_millis(300))?);
+        if resumes {
+            looker.order("RESUME app")?;
+        } else {
+            first.cancel()?;
+        }
+        let code = if resumes { "55000" } else { "57014" };
+        assert_eq!(first.read_ready(1)?.error().code, code);
+        assert_eq!(second.read_ready(1)?.error().code, "55000");
+        assert_eq!(looker.row("SHOW DATABASES", "name", "app")?["paused"], "0");
+    }
+    Ok(())
+}
+
+#[test]
 fn one_database_is_held_and_not_the_others() -> Result {
     let cluster = Cluster::start()?;
     let other = format!("[databases.other]\nhost = \"127.0.0.1\"\nport = {}\ndbname = \"app\"", cluster.port());

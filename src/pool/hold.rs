@@ -138,11 +138,15 @@ impl Registry {
         }
     }
 
-    /// Waits until a database, or all, has no backends and opens none.
-    pub async fn emptied(&self, database: Option<&str>) {
-        while self.of(database).any(|pool| pool.bounds.own().inside() > 0) {
+    /// Waits until a database, or all, that is held has no backends and opens none. `false`: it is not held any more.
+    pub async fn emptied(&self, database: Option<&str>) -> bool {
+        while self.is_paused(database) {
+            if self.of(database).all(|pool| pool.bounds.own().inside() == 0) {
+                return true;
+            }
             tokio::time::sleep(GLANCE).await;
         }
+        false
     }
 }
 

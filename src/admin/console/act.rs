@@ -23,8 +23,11 @@ impl Console {
                 let database = database.as_deref();
                 let pause = Pause { console: self, database, taken_back: !registry.is_paused(database) };
                 registry.pause(database);
-                registry.emptied(database).await;
+                let complete = registry.emptied(database).await;
                 pause.stays();
+                if !complete {
+                    return Err(resumed());
+                }
             }
             Action::Resume(database) => {
                 if !registry.resume(database.as_deref()) {
@@ -111,6 +114,13 @@ impl Drop for Pause<'_> {
 fn not_paused(database: Option<&str>) -> Error {
     let what = database.map_or_else(|| "pgfunnel".to_owned(), |name| format!("database \"{name}\""));
     Error::new(Side::Client, SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, format!("{what} is not paused"))
+}
+
+#[cold]
+fn resumed() -> Error {
+    let message = "PAUSE was taken back by another operator before it was complete";
+    Error::new(Side::Client, SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+        .hint("RESUME does that, and so does Ctrl-C of who had paused before.")
 }
 
 #[cold]
