@@ -281,7 +281,8 @@ fn settings_are_changed_until_the_next_reload() -> Result {
         ("SET pool_size = many", "must be a whole number"),
         ("SET pol_size = 3", "did you mean \"pool_size\"?"),
         ("SET listen = '127.0.0.1:1'", "by a restart"),
-        ("SET users.app.password = 'x'", "secrets are not set here"),
+        ("SET users.app.password = 's3cret'", "secrets are not set here"),
+        ("SET users.app.pasword = 's3cret'", "unknown key"),
         ("SET databases.app.host = ''", "must be"),
     ] {
         let error = orders.query(wrong)?.error();
@@ -294,7 +295,9 @@ fn settings_are_changed_until_the_next_reload() -> Result {
     let error = orders.query("RELOAD")?.error();
     assert!(error.code == "F0000" && error.detail.contains("unknown key \"pol_size\""), "{error:?}");
     assert_eq!(client.value("select 1")?, "1");
-    assert!(proxy.log().contains("SET pool_size = \\\"7\\\""), "who changes what is in the log");
+    let log = proxy.log();
+    assert!(log.contains("SET \\\"pool_size\\\" = \\\"7\\\""), "who changes what is in the log");
+    assert!(log.contains("SET \\\"users.app.password\\\"") && !log.contains("s3cret"), "but no secret");
     Ok(())
 }
 

@@ -51,8 +51,10 @@ impl Console {
             Action::WaitClose(database) => registry.closed(database.as_deref()).await,
             Action::Reload => self.ask(Wish::Reload).await?,
             Action::Set(key, value) => {
-                let (key, value) = (key.clone(), value.clone());
-                self.ask(|reply| Wish::Set { key, value, reply }).await?;
+                let wish = |reply| Wish::Set { key: key.clone(), value: value.clone(), reply };
+                self.ask(wish).await?;
+                // Now it is known that it is no secret.
+                tracing::info!("SET {key:?} = {value:?} is in force until the next RELOAD");
             }
             Action::Shutdown(how) => self.wishes.send(Wish::Shutdown(*how)).await.map_err(|_| ending())?,
         }
