@@ -140,16 +140,19 @@ fn what_is_hostile_is_told_so_and_harms_nobody() -> Result {
         // It may have ended it by then.
         let _ = victim.send(&random.bytes(200));
     }
-    // Consoles that are not closed.
+    // Consoles that are not closed: those of who may only look leave some to others.
     let mut open = Vec::new();
-    let refused = loop {
-        match proxy.console().login()? {
-            Ok(console) => open.push(console),
-            Err(error) => break error,
-        }
-        assert!(open.len() < 100, "no end to it");
-    };
-    assert_eq!(refused.code, "53300");
+    for user in ["watcher", "operator"] {
+        let before = open.len();
+        let refused = loop {
+            match proxy.console().user(user, PASSWORD).login()? {
+                Ok(console) => open.push(console),
+                Err(error) => break error,
+            }
+            assert!(open.len() < 100, "no end to it");
+        };
+        assert_eq!((refused.code.as_str(), open.len() > before), ("53300", true), "{user}");
+    }
     drop(open);
     eventually("they are gone", || Ok(proxy.console().connect().is_ok()))?;
     assert_eq!(console.row("SHOW POOLS", "database", "pgfunnel")?["cl_waiting"], "0");

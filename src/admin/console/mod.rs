@@ -13,13 +13,16 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Watched;
-use crate::client::Operator;
+use crate::client::{Access, Operator};
 use crate::error::{Error, Side, SqlState};
 use crate::wire::backend::{self, Severity};
 use session::Session;
 
 /// Consoles at one time: a tool that forgets to close its connections is stopped early.
 const MOST: usize = 50;
+
+/// Of those, so many are for who may do everything: who may only look cannot shut them out.
+const RESERVED: usize = 10;
 
 /// How long an operator may take to read a piece of an answer.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -73,8 +76,9 @@ impl Console {
     /// Serves an operator until it leaves.
     pub async fn serve(self: Arc<Self>, mut operator: Box<Operator>) {
         let open = Open::new(&self.watched);
-        let refused = match (self.open() > MOST, self.watched.clients.enter_console(operator.key_length)) {
-            (true, _) => too_many(),
+        let most = if operator.access == Access::Admin { MOST } else { MOST - RESERVED };
+        let refused = match (self.open() > most, self.watched.clients.enter_console(operator.key_length)) {
+            (true, _) => too_many(most),
             (false, Err(error)) => Error::new(Side::Proxy, SqlState::INTERNAL_ERROR, error.to_string()),
             (false, Ok(entry)) => {
                 // A machine that is gone is noticed.
@@ -129,8 +133,8 @@ impl Drop for Open {
 }
 
 #[cold]
-fn too_many() -> Error {
-    let message = format!("too many connections to the admin console (at most {MOST})");
+fn too_many(most: usize) -> Error {
+    let message = format!("too many connections to the admin console (at most {most})");
     Error::new(Side::Client, SqlState::TOO_MANY_CONNECTIONS, message)
         .hint("SHOW CLIENTS does not list them; look for a tool that does not close its connections.")
 }
