@@ -16,6 +16,7 @@ use crate::admin::{self, Console, Readiness, Shutdown, Watched, Wish};
 use crate::cancel::{Clients, Order};
 use crate::client::{self, PassedThrough, Shared};
 use crate::config::{Config, ConfigErrors, ListenAddr};
+use crate::log::counted;
 use crate::metrics::metrics;
 use crate::net::Plain;
 use crate::net::tls::ServerTls;
@@ -355,7 +356,7 @@ async fn accept(listener: Listener, shared: Arc<Shared>, console: Arc<Console>, 
             }
             Err(error) => {
                 pause = (pause * 2).clamp(Duration::from_millis(5), Duration::from_secs(1));
-                tracing::warn!("accept failed, trying again in {pause:?}: {error}");
+                counted!(WARN, "cannot accept clients", "", "", {}, "{error}; trying again in {pause:?}");
                 tokio::time::sleep(pause).await;
             }
         }

@@ -13,6 +13,7 @@ use crate::backend::{Backend, ConnectError, Failed, Target, connect};
 use crate::clock::Moment;
 use crate::config::{HiddenState, PoolSize};
 use crate::error::Error;
+use crate::log::counted;
 use crate::metrics::metrics;
 use crate::track::Params;
 
@@ -196,7 +197,7 @@ impl Pool {
             Err(failed) => {
                 self.metrics.connect_failed.inc();
                 let told = failed.error.to_error(&target);
-                tracing::warn!(pool = %self.key, "connecting to the database failed: {told}");
+                counted!(WARN, "connecting to the database failed", self.key, told.code.code(), {}, "{told}");
                 metrics().count_connect_error(&told);
                 self.connector.failed(failed.error.clone());
                 let passing = failed.error.is_passing();
@@ -259,7 +260,7 @@ impl Pool {
         let answer = match backend.ask(LIMITS, &[]).await {
             Ok(answer) => answer,
             Err(error) => {
-                tracing::warn!(pool = %self.key, "cannot ask the server for its limits: {error}");
+                counted!(WARN, "cannot ask the server for its limits", self.key, "", {}, "{error}");
                 self.connector.survey_again();
                 return;
             }

@@ -217,8 +217,9 @@ impl Session {
         self.limits.restart();
         let answered = self.pipeline.is_empty();
         let (now, took) = self.timing.answer(!answered, &self.pool.metrics);
+        self.saids.answer();
         if let Some(took) = took {
-            self.log_what_is_slow(&took, lease);
+            self.tell_answered(&took, lease);
         }
         if answered {
             self.barrier = false;

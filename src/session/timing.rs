@@ -48,6 +48,11 @@ impl Timing {
         self.asked = Some(Moment::now());
     }
 
+    /// How long it has been waiting.
+    pub(super) fn waited(&self) -> Duration {
+        self.asked.map_or(Duration::ZERO, |asked| Moment::now().since(asked))
+    }
+
     /// It has one since then.
     pub(super) fn serve(&mut self, since: Moment) {
         self.served = Some(since);
