@@ -19,6 +19,8 @@ pub mod wire;
 pub mod auth;
 pub mod track;
 
+pub mod spans;
+
 pub mod prepared;
 
 pub mod net;

@@ -22,6 +22,7 @@ use crate::net::Plain;
 use crate::net::tls::ServerTls;
 use crate::pool::Registry;
 use crate::secrets::{AuthQueryCache, KeyCache, ProcessSecret, Verifiers};
+use crate::spans;
 
 /// Connections that the kernel completes before we accept them: a burst of 1,000 must not see a refused one.
 const BACKLOG: u32 = 4096;
@@ -42,6 +43,9 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         Some(address) => Some(bind_tcp(address).map_err(|error| cannot_listen(&address, "http_listen", &error))?),
         None => None,
     };
+    if let Some(endpoint) = &config.otlp_endpoint {
+        spans::start(endpoint).map_err(|error| format!("no spans to {endpoint} (setting otlp_endpoint): {error}"))?;
+    }
     let shared = shared(config)?;
     metrics().config_read.set(now());
     let (accepting, stop_accepting) = watch::channel(true);
@@ -79,6 +83,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     if let Some(http) = http {
         http.abort();
     }
+    spans::finish().await;
     Ok(())
 }
 

@@ -67,6 +67,8 @@ pub struct Config {
     pub log_connections: bool,
     /// Who may use the admin console.
     pub console: Console,
+    /// The collector that spans go to (URL); `None`: none.
+    pub otlp_endpoint: Option<String>,
     /// The file that this configuration came from, for messages and reload; `None`: environment only.
     pub source: Option<PathBuf>,
     /// What it was made from, so that one value of it can be changed.

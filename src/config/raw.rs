@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::address::{Host, Listeners, Networks, OptionalAddress};
+use super::address::{Collector, Host, Listeners, Networks, OptionalAddress};
 use super::source::{Report, Source, Sourced};
 use super::value::{
     Bound, Count, FilePath, Flag, Hidden, Kind, MOST_BACKENDS, MOST_CLIENTS, Names, OptionalSpan, Span, Text, Written,
@@ -120,6 +120,7 @@ keys! {
         log_connections: Flag,
         admin_users: Names,
         stats_users: Names,
+        otlp_endpoint: Collector,
         client_tls: ClientTlsMode,
         client_tls_cert: FilePath,
         client_tls_key: FilePath,

@@ -52,6 +52,7 @@ pub(super) fn config(written: Arc<Written>, mut report: Report) -> Result<Config
         console: Console { admins: or(&general.admin_users, Vec::new()), stats: or(&general.stats_users, Vec::new()) },
         source: written.source.clone(),
         written: written.clone(),
+        otlp_endpoint: or(&general.otlp_endpoint, None),
         warnings: Vec::new(),
     };
     check_auth(general, &config, report_to);

@@ -7,9 +7,12 @@ use std::time::Duration;
 
 use super::Session;
 use super::timing::Answered;
+use crate::clock::Moment;
 use crate::error::Error;
 use crate::log::{counted, given, peer_name};
 use crate::pool::Lease;
+use crate::spans::{self, Query};
+use crate::trace::TraceContext;
 use crate::track::{PinReason, Said};
 
 /// What a line says besides who it is about.
@@ -34,12 +37,16 @@ impl Session {
     /// There is no backend for what the client asks, and will be none.
     #[cold]
     pub(super) fn log_refusal(&self, error: &Error) {
-        let (said, waited) = (self.next_said(), self.timing.waited());
+        let (said, asked, now) = (self.next_said(), self.timing.asked(), Moment::now());
+        let waited = now.since(asked);
         let about = || About { sqlstate: error.code.code(), said, ..About::default() };
         self.log("refused", error, about());
         if self.pool.settings.load().log_slow_borrow.is_some_and(|limit| waited > limit) {
             let times = Some((waited, Duration::ZERO));
             self.log("slow borrow", &format_args!("{waited:?}, in vain"), About { times, ..about() });
+        }
+        if spans::is_on() {
+            self.send_spans(said.as_ref(), (asked, None, now), Some(error.code.code()));
         }
     }
 
@@ -66,6 +73,32 @@ impl Session {
         if settings.log_slow_borrow.is_some_and(|limit| took.waited() > limit) {
             self.log_slow("slow borrow", took.waited(), took, lease);
         }
+        if spans::is_on() {
+            let ([asked, served, answered], noted) = (took.moments(), self.saids.now());
+            let sqlstate = noted.and_then(|noted| noted.sqlstate.as_deref());
+            self.send_spans(noted.map(|noted| &noted.said), (asked, Some(served), answered), sqlstate);
+        }
+    }
+
+    /// The spans of a query, if its caller records the trace.
+    fn send_spans(
+        &self,
+        said: Option<&Said>,
+        (asked, served, answered): (Moment, Option<Moment>, Moment),
+        sqlstate: Option<&str>,
+    ) {
+        let Some(parent) = self.trace(said).filter(TraceContext::is_sampled) else { return };
+        spans::send(Query {
+            parent,
+            database: self.pool.key.database.clone(),
+            user: self.pool.key.user.clone(),
+            application: self.handle.application.clone().into(),
+            command: said.map(|said| said.command).unwrap_or_default(),
+            asked,
+            served,
+            answered,
+            sqlstate: sqlstate.map(str::to_owned),
+        });
     }
 
     #[cold]

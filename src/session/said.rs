@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use super::Session;
 use crate::config::PoolSettings;
+use crate::spans;
 use crate::trace::{self, TraceContext};
 use crate::track::Said;
 use crate::wire::frontend::{self as tag, Parse};
@@ -44,7 +45,7 @@ impl Saids {
     /// From now on as these settings want.
     #[inline]
     pub(super) fn heed(&mut self, settings: &PoolSettings) {
-        self.wanted = settings.log_slow_query.is_some() || settings.log_slow_borrow.is_some();
+        self.wanted = settings.log_slow_query.is_some() || settings.log_slow_borrow.is_some() || spans::is_on();
     }
 
     /// What a text says, if somebody may ask.

@@ -26,6 +26,11 @@ pub(super) struct Answered {
 }
 
 impl Answered {
+    /// When it was asked, when there was a backend for it, and when it was answered.
+    pub(super) fn moments(&self) -> [Moment; 3] {
+        [self.asked, self.served, self.at]
+    }
+
     /// How long it took in all.
     pub(super) fn total(&self) -> Duration {
         self.at.since(self.asked)
@@ -48,9 +53,9 @@ impl Timing {
         self.asked = Some(Moment::now());
     }
 
-    /// How long it has been waiting.
-    pub(super) fn waited(&self) -> Duration {
-        self.asked.map_or(Duration::ZERO, |asked| Moment::now().since(asked))
+    /// When the client asked what it has no backend for.
+    pub(super) fn asked(&self) -> Moment {
+        self.asked.unwrap_or_else(Moment::now)
     }
 
     /// It has one since then.
