@@ -16,8 +16,10 @@ use tokio::sync::Notify;
 use crate::activity::{Activity, State};
 use crate::backend::{self, Identity};
 use crate::clock::Moment;
+use crate::log::counted;
 use crate::metrics::metrics;
 use crate::pool::Pool;
+use crate::trace::TraceContext;
 use crate::track::{Effects, PinReason};
 
 /// What a client is told to do.
@@ -42,8 +44,10 @@ pub struct Handle {
     key: Vec<u8>,
     /// Its pool.
     pub pool: Arc<Pool>,
-    /// The `application_name` that it logged in with.
+    /// The `application_name` that it logged in with, without a trace context.
     pub application: Box<str>,
+    /// The trace context that it logged in with.
+    pub trace: Option<TraceContext>,
     /// Where it comes from; `None`: a Unix socket.
     pub peer: Option<SocketAddr>,
     /// It is connected by TLS.
@@ -63,7 +67,7 @@ pub struct Handle {
 #[derive(Debug, Clone)]
 pub struct Pinned {
     reasons: Effects,
-    /// The first words of the statement that pinned it last.
+    /// The command words of the statement that pinned it last.
     pub by: Box<str>,
     /// Since when it is pinned.
     pub since: Instant,
@@ -264,8 +268,10 @@ pub struct Clients {
 pub struct Who {
     /// Its pool.
     pub pool: Arc<Pool>,
-    /// Its `application_name`.
+    /// Its `application_name`, without a trace context.
     pub application: Box<str>,
+    /// Its trace context.
+    pub trace: Option<TraceContext>,
     /// Where it comes from; `None`: a Unix socket.
     pub peer: Option<SocketAddr>,
     /// By TLS.
@@ -313,6 +319,7 @@ impl Clients {
             key,
             pool: who.pool,
             application: who.application,
+            trace: who.trace,
             peer: who.peer,
             tls: who.tls,
             since: Instant::now(),
@@ -361,7 +368,7 @@ impl Clients {
                 Ok(Ok(true)) => "sent",
                 Ok(Ok(false)) => "idle",
                 Ok(Err(error)) => {
-                    tracing::warn!("a cancel request could not be passed on: {error}");
+                    counted!(WARN, "a cancel request could not be passed on", "", "", {}, "{error}");
                     "failed"
                 }
                 Err(_) => "failed",

@@ -70,9 +70,26 @@ impl Error {
     }
 }
 
+impl Error {
+    /// The message for those who watch. PostgreSQL's words about data repeat it (`invalid input syntax for type integer:
+    /// "…"`, `Key (email)=(…)`, what a function raises), and are for the client alone.
+    pub fn shown(&self) -> &str {
+        if self.quotes_data() { "the database refused a value" } else { &self.message }
+    }
+
+    /// Data exception, integrity constraint violation, raised by PL/pgSQL (manual, "PostgreSQL Error Codes").
+    fn quotes_data(&self) -> bool {
+        self.side == Side::Database && ["22", "23", "P0"].iter().any(|class| self.code.code().starts_with(class))
+    }
+}
+
+/// As in the log: without data.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.message, self.code.code())?;
+        write!(f, "{} ({})", self.shown(), self.code.code())?;
+        if self.quotes_data() {
+            return Ok(());
+        }
         if let Some(detail) = &self.detail {
             write!(f, "; {detail}")?;
         }

@@ -2,7 +2,8 @@
 //!
 //! Many short-lived *clients* come in, a small bounded set of *backends* goes out. The life of one transaction
 //! (request, lease, relay, release) reads top-down in [`session`]. A module may use only what stands above it here;
-//! [`activity`], [`clock`], [`config`], [`error`], [`log`], [`metrics`] and [`trouble`] are leaves that all may use.
+//! [`activity`], [`clock`], [`config`], [`error`], [`log`], [`metrics`], [`trace`] and [`trouble`] are
+//! leaves that all may use.
 
 pub mod activity;
 pub mod clock;
@@ -10,12 +11,15 @@ pub mod config;
 pub mod error;
 pub mod log;
 pub mod metrics;
+pub mod trace;
 pub mod trouble;
 
 pub mod wire;
 
 pub mod auth;
 pub mod track;
+
+pub mod spans;
 
 pub mod prepared;
 

@@ -16,11 +16,13 @@ use crate::admin::{self, Console, Readiness, Reporter, Shutdown, Watched, Wish};
 use crate::cancel::{Clients, Order};
 use crate::client::{self, PassedThrough, Shared};
 use crate::config::{Config, ConfigErrors, ListenAddr};
+use crate::log::counted;
 use crate::metrics::metrics;
 use crate::net::Plain;
 use crate::net::tls::ServerTls;
 use crate::pool::Registry;
 use crate::secrets::{AuthQueryCache, KeyCache, ProcessSecret, Verifiers};
+use crate::spans;
 
 /// Connections that the kernel completes before we accept them: a burst of 1,000 must not see a refused one.
 const BACKLOG: u32 = 4096;
@@ -41,6 +43,9 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         Some(address) => Some(bind_tcp(address).map_err(|error| cannot_listen(&address, "http_listen", &error))?),
         None => None,
     };
+    if let Some(endpoint) = &config.otlp_endpoint {
+        spans::start(endpoint).map_err(|error| format!("no spans to {endpoint} (setting otlp_endpoint): {error}"))?;
+    }
     let shared = shared(config)?;
     show_config(&shared.config.load());
     let (accepting, stop_accepting) = watch::channel(true);
@@ -83,6 +88,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     if let Some(reporter) = reporter {
         reporter.end().await;
     }
+    spans::finish().await;
     Ok(())
 }
 
@@ -360,7 +366,7 @@ async fn accept(listener: Listener, shared: Arc<Shared>, console: Arc<Console>, 
             }
             Err(error) => {
                 pause = (pause * 2).clamp(Duration::from_millis(5), Duration::from_secs(1));
-                tracing::warn!("accept failed, trying again in {pause:?}: {error}");
+                counted!(WARN, "cannot accept clients", "", "", {}, "{error}; trying again in {pause:?}");
                 tokio::time::sleep(pause).await;
             }
         }

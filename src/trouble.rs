@@ -39,7 +39,7 @@ pub fn note(error: &Error, pool: &dyn Display, application: &str) {
         count: 1,
         side: error.side,
         code: error.code.code().into(),
-        message: error.message.as_ref().into(),
+        message: error.shown().into(),
         pool: pool.to_string().into(),
         application: application.into(),
     };

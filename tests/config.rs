@@ -153,6 +153,13 @@ fn wrong_top_level_values() {
         ("listen = '/'", "listen = \"/\": must be IP address and port"),
         ("listen = '/tmp'", "listen = \"/tmp\": is a directory; must be the socket itself"),
         ("listen = '/no/such/.s.PGSQL.6432'", "must be in a directory that exists"),
+        (
+            "otlp_endpoint = 'https://a'",
+            match cfg!(feature = "otlp") {
+                true => "otlp_endpoint = \"https://a\": must be the URL of a collector (http)",
+                false => "must be \"off\": this pgfunnel was built without it; build one with `cargo build --release",
+            },
+        ),
         ("http_listen = 'on'", "http_listen = \"on\": must be IP address and port"),
         ("proxy_protocol_from = ['10.0.0.1/8']", "must be a network; \"10.0.0.1/8\" has bits set behind its first 8"),
         ("client_tls = 'on'", "client_tls = \"on\": must be one of \"disable\""),

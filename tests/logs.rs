@@ -1,8 +1,28 @@
-//! The log in a storm: lines that repeat are counted.
+//! The log: in a storm lines that repeat are counted; what is slow is told with its reason, and with the trace it is of.
 
 mod common;
 
+use std::time::{Duration, Instant};
+
 use common::*;
+use serde_json::Value;
+
+/// How many lines begin with `message`, and how many they stand for.
+fn told(proxy: &Proxy, message: &str) -> Result<(usize, u64)> {
+    let about = |line: &Value| line["message"].as_str().is_some_and(|text| text.starts_with(message));
+    let lines: Vec<Value> = proxy.log_lines()?.into_iter().filter(about).collect();
+    Ok((lines.len(), lines.iter().map(|line| line["repeated"].as_u64().unwrap_or(1)).sum()))
+}
+
+/// All of them are accounted for, in one line a second and the first.
+fn are_few(proxy: &Proxy, message: &str, number: u64, since: Instant) -> Result {
+    eventually("all are accounted for", || Ok(told(proxy, message)?.1 >= number))?;
+    let (lines, stand_for) = told(proxy, message)?;
+    assert_eq!(stand_for, number, "{message}");
+    let most = since.elapsed().as_secs() as usize + 2;
+    assert!((2..=most).contains(&lines), "{lines} lines of {message}, not {most}");
+    Ok(())
+}
 
 #[test]
 fn a_storm_of_refusals_is_a_few_lines_with_their_number() -> Result {
@@ -14,43 +34,169 @@ fn a_storm_of_refusals_is_a_few_lines_with_their_number() -> Result {
     waiter.say(&Say::new().query("select 1"))?;
     eventually("one waits", || Ok(proxy.waiting()? == 1.0))?;
     let mut client = proxy.target().connect()?;
+    let start = Instant::now();
     for _ in 0..10_000 {
         client.say(&Say::new().query("select 1"))?;
         assert_eq!(client.read_ready(1)?.error().code, "53300");
     }
-    // Told although nothing more comes: the first, and all that were counted.
-    let lines =
-        || proxy.log().lines().filter(|line| line.contains("max_waiting")).map(str::to_owned).collect::<Vec<_>>();
-    let repeated = |line: &String| {
-        let rest = line.split("\"repeated\":").nth(1)?;
-        rest.split([',', '}']).next()?.parse::<u64>().ok()
-    };
-    eventually("all are accounted for", || {
-        Ok(lines().iter().map(|line| repeated(line).unwrap_or(1)).sum::<u64>() == 10_000)
-    })?;
-    // One line a second, on however slow a machine.
-    assert!((2..=120).contains(&lines().len()), "{} lines", lines().len());
-    Ok(())
+    are_few(&proxy, "refused", 10_000, start)
+}
+
+#[test]
+fn a_storm_of_dying_clients_is_a_few_lines_with_their_number() -> Result {
+    let cluster = Cluster::start()?;
+    let proxy = Config::of(&cluster).top("auth = \"trust\"").start()?;
+    let start = Instant::now();
+    for _ in 0..3_000 {
+        let mut client = proxy.target().connect()?;
+        client.say(&Say::new().raw(b'?', b""))?;
+        assert_eq!(client.read_to_close()?.error().code, "08P01");
+    }
+    are_few(&proxy, "session ended", 3_000, start)?;
+    let start = Instant::now();
+    for _ in 0..1_000 {
+        assert_eq!(proxy.target().database("nowhere").refusal()?.code, "3D000");
+    }
+    are_few(&proxy, "login refused", 1_000, start)
+}
+
+#[test]
+fn a_database_that_is_down_is_a_few_lines() -> Result {
+    let mut cluster = Cluster::start()?;
+    let proxy = Config::of(&cluster).top("auth = \"trust\"\nborrow_timeout = \"3s\"").start()?;
+    let mut clients = (0..40).map(|_| proxy.target().connect()).collect::<Result<Vec<_>>>()?;
+    cluster.stop("immediate")?;
+    let start = Instant::now();
+    clients.iter_mut().try_for_each(|client| client.say(&Say::new().query("select 1")))?;
+    for client in &mut clients {
+        assert_eq!(client.read_ready(1)?.error().code, "08001");
+    }
+    let failed = proxy.metric("pgfunnel_backend_connects_total", &["outcome=\"failed\""])?;
+    assert!(failed > 20.0, "{failed} attempts");
+    are_few(&proxy, "connecting to the database failed", failed as u64, start)
 }
 
 #[test]
 fn what_is_slow_is_told_with_where_the_time_went() -> Result {
     let cluster = Cluster::start()?;
-    let settings = "pool_size = 1\nlog_slow_query = \"300ms\"\nlog_slow_borrow = \"300ms\"";
+    let settings = "pool_size = 1\nborrow_timeout = \"2s\"\nlog_slow_query = \"300ms\"\nlog_slow_borrow = \"300ms\"";
     let proxy = Config::of(&cluster).top(settings).start()?;
-    let mut client = proxy.target().connect()?;
+    let mut client = proxy.target().parameter("application_name", "report-fn").connect()?;
     client.value("select 'sesame'")?;
     assert!(!proxy.log().contains("slow"), "{}", proxy.log());
     client.value("select pg_sleep(0.5), 'sesame'")?;
-    proxy.wait_log("slow query")?;
+    let line =
+        proxy.wait_line("slow query", &[("command", "SELECT"), ("application", "report-fn"), ("pool", "app/app")])?;
+    assert_eq!(line["peer"], client.local_addr()?.to_string());
+    assert!(line["database_ms"].as_u64() >= Some(500) && line["waited_ms"].as_u64() < Some(300), "{line}");
     assert!(!proxy.log().contains("slow borrow"), "{}", proxy.log());
+    // Prepared, and run later: what it does is known all the same.
+    client.ask(&Say::new().parse("s", "/* x */ values (pg_sleep(0.4), 'sesame')", &[]).sync())?;
+    std::thread::sleep(Duration::from_millis(2500));
+    client.ask(&Say::new().bind("", "s", &[]).execute("", 0).sync())?;
+    proxy.wait_line("slow query", &[("command", "VALUES")])?;
     client.value("begin")?;
     let mut waiter = proxy.target().connect()?;
-    waiter.say(&Say::new().query("select 'sesame'"))?;
+    waiter.say(&Say::new().query("with x as (select 'sesame') table x"))?;
     eventually("it waits", || Ok(proxy.waiting()? == 1.0))?;
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    std::thread::sleep(Duration::from_millis(500));
     client.value("commit")?;
-    proxy.wait_log("slow borrow")?;
+    waiter.read_ready(1)?;
+    let line = proxy.wait_line("slow borrow", &[("command", "WITH"), ("pool_size", "1"), ("backends_lent", "1")])?;
+    assert!(line["waited_ms"].as_u64() >= Some(500), "{line}");
+    // One that never gets a backend is slow, too.
+    client.value("begin")?;
+    assert_eq!(waiter.query("delete from pg_class")?.error().code, "53300");
+    let line = proxy.wait_line("slow borrow", &[("command", "DELETE"), ("sqlstate", "53300")])?;
+    assert!(line["waited_ms"].as_u64() >= Some(2000) && line["clients_waiting"].is_u64(), "{line}");
     assert!(!proxy.log().contains("sesame"), "a literal in the log");
+    Ok(())
+}
+
+/// A trace context, and what a line of it says.
+fn trace(number: u8) -> (String, [(&'static str, String); 2]) {
+    let (trace_id, span_id) =
+        (format!("0af7651916cd43dd8448eb211c8031{number:02x}"), format!("b7ad6b71692033{number:02x}"));
+    (format!("00-{trace_id}-{span_id}-01"), [("trace_id", trace_id), ("span_id", span_id)])
+}
+
+/// Waits for a line of this trace.
+fn wait_trace(proxy: &Proxy, message: &str, number: u8) -> Result<Value> {
+    let (_, fields) = trace(number);
+    proxy.wait_line(message, &fields.each_ref().map(|(name, value)| (*name, value.as_str())))
+}
+
+#[test]
+fn lines_say_which_trace_they_are_of() -> Result {
+    let cluster = Cluster::start()?;
+    let top = "pool_size = 1\nborrow_timeout = \"1s\"\nidle_transaction_timeout = \"3s\"";
+    let config = Config::of(&cluster).top(top);
+    let proxy = config.clone().top("log_slow_query = \"1ms\"").start()?;
+    let sleep = |number: u8| format!("select pg_sleep(0.1) /*action='x',traceparent='{}'*/", trace(number).0);
+    // A line of each kind is only logged if there was none within the last second.
+    let pause = || std::thread::sleep(Duration::from_millis(2500));
+    let mut client = proxy.target().connect()?;
+    client.ask(&Say::new().query(&sleep(1)))?;
+    wait_trace(&proxy, "slow query", 1)?;
+    pause();
+    // Prepared and bound later, when another one is on its way.
+    client.ask(&Say::new().parse("s", &sleep(2), &[]).sync())?;
+    pause();
+    client.ask(&Say::new().bind("", "s", &[]).execute("", 0).sync().query(&sleep(3)))?;
+    wait_trace(&proxy, "slow query", 2)?;
+    pause();
+    client.ask(&Say::new().parse("", &sleep(4), &[]).sync())?;
+    pause();
+    client.ask(&Say::new().bind("", "", &[]).execute("", 0).sync())?;
+    wait_trace(&proxy, "slow query", 4)?;
+    pause();
+    client.value(&format!("set application_name = 'fn {}'", trace(5).0))?;
+    pause();
+    client.value("select pg_sleep(0.1)")?;
+    wait_trace(&proxy, "slow query", 5)?;
+    let unknown = proxy.log_lines()?.iter().filter(|line| line["trace_id"].as_str() == Some(&trace(3).1[0].1)).count();
+    assert_eq!(unknown, 0, "it is among those that were counted");
+
+    // Without a threshold: refusals and what ends a session, for the statement's trace.
+    let proxy = config.start()?;
+    let mut holder = proxy.target().connect()?;
+    holder.value("begin /*traceparent='none'*/")?;
+    holder.query(&sleep(6))?;
+    let mut client = proxy.target().connect()?;
+    assert_eq!(client.query(&sleep(7))?.error().code, "53300");
+    let line = wait_trace(&proxy, "refused", 7)?;
+    assert_eq!((line["command"].as_str(), line["sqlstate"].as_str()), (Some("SELECT"), Some("53300")));
+    assert_eq!(holder.read_to_close()?.error().code, "25P03");
+    wait_trace(&proxy, "session ended", 6)?;
+    Ok(())
+}
+
+#[test]
+fn a_caller_is_one_caller_whatever_it_traces() -> Result {
+    let cluster = Cluster::start()?;
+    let proxy = Config::of(&cluster).top("log_slow_query = \"1ms\"").start()?;
+    let name = |number: u8| format!("report-fn;traceparent={}", trace(number).0);
+    let mut clients = (1..=5)
+        .map(|number| proxy.target().parameter("application_name", &name(number)).connect())
+        .collect::<Result<Vec<_>>>()?;
+    let caller = ["application=\"report-fn\"", "state=\"idle\""];
+    eventually("they are one caller", || Ok(proxy.metric("pgfunnel_caller_clients", &caller)? == 5.0))?;
+    assert_eq!(proxy.metric("pgfunnel_caller_clients", &["traceparent"])?, 0.0);
+    assert_eq!(clients[0].value("show application_name")?, name(1)[..63], "PostgreSQL has it as it was sent");
+    clients[2].value("select pg_sleep(0.1)")?;
+    assert_eq!(wait_trace(&proxy, "slow query", 3)?["application"], "report-fn");
+    // In a parameter of its own, which PostgreSQL does not know.
+    std::thread::sleep(Duration::from_millis(2500));
+    let traced = proxy.target().parameter("pgfunnel_traceparent", &trace(9).0);
+    traced.connect()?.value("select pg_sleep(0.1)")?;
+    wait_trace(&proxy, "slow query", 9)?;
+    std::thread::sleep(Duration::from_millis(2500));
+    let options = format!("-c pgfunnel_traceparent={} -c search_path=public", trace(10).0);
+    let mut client = proxy.target().parameter("options", &options).connect()?;
+    assert_eq!(client.value("select current_setting('search_path') from pg_sleep(0.1)")?, "public");
+    wait_trace(&proxy, "slow query", 10)?;
+    assert_eq!(client.query("show pgfunnel_traceparent")?.error().code, "42704");
+    // Not one: no trace, and nobody is turned away for it.
+    proxy.target().parameter("pgfunnel_traceparent", "sesame").connect()?.value("select 1")?;
     Ok(())
 }

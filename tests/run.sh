@@ -21,7 +21,7 @@ readonly NODE_PACKAGES=('pg@8' 'pg-cursor@2' 'pg-copy-streams@7' 'postgres@3'
 readonly POSTGRES_16=16.14.0-beta.17 POSTGRES_17=17.10.0-beta.17 POSTGRES_18=18.4.0-beta.17
 # Files of tests/ that learn nothing from another PostgreSQL: there is none in them, or it plays no part.
 readonly ANY_POSTGRES='config harness hostile_backend hostile_input hostile_login proxy_protocol quick_start readme
-  logs monitoring page storm timeouts versions'
+  logs monitoring otlp page storm timeouts versions'
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
@@ -39,13 +39,14 @@ main() {
       provide_node
       provide_prometheus
       check formatting cargo fmt --check
-      check lints cargo clippy --all-targets --locked --quiet -- -D warnings
+      check lints cargo clippy --all-targets --all-features --locked --quiet -- -D warnings
       check_with cargo-deny licences cargo deny --all-features check licenses bans sources
       check Dockerfile "$tools/python/bin/hadolint" deploy/Dockerfile
       check monitoring "$promtool" check config deploy/monitoring/prometheus.yml
       check alerts "$promtool" test rules deploy/monitoring/*.test.yml
       check_with systemd-analyze pgfunnel.service verify_unit deploy/pgfunnel.service
       check tests test_all
+      check 'tests with OTLP' test_otlp
       for version in 16 17 18; do
         check "tests with PostgreSQL $version" test_with_postgres "$version"
       done
@@ -101,6 +102,12 @@ set_runner() {
 test_all() {
   set_runner
   limited "${runner[@]}"
+}
+
+# What is built only with the feature.
+test_otlp() {
+  set_runner
+  limited "${runner[@]}" --features otlp --test otlp
 }
 
 test_some() {

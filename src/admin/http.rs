@@ -22,6 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::access::{Denied, Visitor, admit};
 use super::live::{Live, MOST_VIEWERS};
 use super::{Watched, scrape};
+use crate::log::counted;
 
 /// Connections at one time: viewers, scrapers, load balancers.
 const MOST_CONNECTIONS: usize = 400;
@@ -56,7 +57,7 @@ pub async fn serve(listener: TcpListener, watched: Arc<Watched>) {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!("the HTTP port cannot accept: {error}");
+                counted!(WARN, "the HTTP port cannot accept", "", "", {}, "{error}");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }

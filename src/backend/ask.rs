@@ -9,6 +9,7 @@ use thiserror::Error as ThisError;
 
 use super::{Backend, note_parameter};
 use crate::error::Error;
+use crate::log::counted;
 use crate::prepared::Unnamed;
 use crate::track::Effects;
 use crate::wire::backend::{self as tag, ErrorFields, Status};
@@ -95,7 +96,8 @@ impl Backend {
             }
             Ok(_) => self.broken = true,
             Err(error) => {
-                tracing::warn!(backend = self.identity.pid, "cleaning failed: {error}");
+                let backend = self.identity.pid;
+                counted!(WARN, "a backend cannot be cleaned", "", "", { backend, }, "{error}");
                 self.broken = true;
             }
         }

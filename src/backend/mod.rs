@@ -18,6 +18,7 @@ pub use login::{Credential, KeySource};
 pub use recover::Unfinished;
 
 use crate::clock::Moment;
+use crate::log::counted;
 use crate::net::Socket;
 use crate::prepared::BackendStatements;
 use crate::track::{Effects, Params};
@@ -119,12 +120,9 @@ impl Backend {
                         tag::NOTICE | tag::NOTIFICATION => {}
                         tag::ERROR => {
                             let error = ErrorFields::decode(body);
-                            tracing::info!(
-                                backend = self.identity.pid,
-                                code = error.code,
-                                "an idle backend was ended: {}",
-                                error.message
-                            );
+                            let backend = self.identity.pid;
+                            let (event, message) = ("an idle backend was ended", error.message);
+                            counted!(INFO, event, "", &error.code, { backend, }, "{message}");
                             return false;
                         }
                         _ => return false,
@@ -153,11 +151,9 @@ impl Backend {
         }
         postgres_protocol::message::frontend::terminate(self.socket.output());
         if tokio::time::timeout(CLOSE_PATIENCE, self.ended()).await.is_err() {
-            let pid = self.identity.pid;
-            tracing::warn!(
-                backend = pid,
-                "the server has not closed a connection for {CLOSE_PATIENCE:?}; it still counts"
-            );
+            let backend = self.identity.pid;
+            let event = "a backend is not closed by the server";
+            counted!(WARN, event, "", "", { backend, }, "not for {CLOSE_PATIENCE:?}; it still counts");
             // A vanished host is noticed by keepalive, which ends this.
             self.ended().await;
         }

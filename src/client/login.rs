@@ -13,11 +13,13 @@ use crate::backend::Credential;
 use crate::cancel::{Entry, Who};
 use crate::config::{Config, Password, Secret, UnlistedUsers};
 use crate::error::{Error, Side, SqlState};
+use crate::log::counted;
 use crate::metrics::metrics;
 use crate::net::Socket;
 use crate::pool::{ERRAND, Pool, PoolKey, configured_credential, no_database};
 use crate::secrets::{Proof, auth_query};
 use crate::session::no_replication;
+use crate::trace::{self, TraceContext};
 use crate::track::{Params, Settings, options};
 use crate::wire::backend;
 use crate::wire::startup::Startup;
@@ -83,9 +85,20 @@ pub(super) async fn login(shared: &Arc<Shared>, socket: &mut Socket, arrival: Ar
         None => None,
     };
     let pool = shared.registry.pool(&key, credential)?;
-    let params = pool.resolve(settings(startup)?).await?;
-    let application = params.settings.get("application_name").unwrap_or_default().into();
-    let who = Who { pool: pool.clone(), application, peer: arrival.peer, tls: socket.io().is_tls() };
+    let mut settings = settings(startup)?;
+    // Not one of PostgreSQL's.
+    let parameter = settings.remove(trace::PARAMETER);
+    let params = pool.resolve(settings).await?;
+    let name = params.settings.get("application_name").unwrap_or_default();
+    let (application, traced) = TraceContext::of_application(name);
+    let trace = parameter.and_then(|value| TraceContext::parse(value.as_bytes())).or(traced);
+    let who = Who {
+        pool: pool.clone(),
+        application: application.into(),
+        trace,
+        peer: arrival.peer,
+        tls: socket.io().is_tls(),
+    };
     let entry = shared.clients.enter(who, key_length)?;
     greet(socket, &entry, &params);
     socket.flush().await?;
@@ -129,7 +142,7 @@ async fn authenticate(
             match found.secret(SystemTime::now()) {
                 Ok(secret) => Some(secret.clone()),
                 Err(why) => {
-                    tracing::info!(user = key.user, "{why}");
+                    counted!(INFO, "login cannot succeed", "", "", { user = key.user, }, "{why}");
                     None
                 }
             }
@@ -161,7 +174,7 @@ pub(super) async fn prove(
         Proof::Trust => Ok(None),
         Proof::Scram { verifier, doom } => {
             if let Some(doom) = &doom {
-                tracing::info!(user, "login cannot succeed: {doom}");
+                counted!(INFO, "login cannot succeed", "", "", { user, }, "{doom}");
             }
             let binding = arrival.tls.as_ref().and_then(|tls| tls.end_point());
             backend::authentication_sasl(socket.output(), scram::mechanisms(binding.is_some()));
@@ -269,7 +282,7 @@ async fn look_up(
     match answer {
         Ok(answer) => Ok(auth_query::judge(&key.user, &answer.rows, SystemTime::now())),
         Err(error) => {
-            tracing::warn!(pool = %pool.key, "auth_query failed: {error}");
+            counted!(WARN, "auth_query failed", pool.key, "", {}, "{error}");
             Err(Error::new(Side::Proxy, SqlState::CONFIG_FILE_ERROR, "the user could not be looked up")
                 .hint("pgfunnel's log says why auth_query failed."))
         }

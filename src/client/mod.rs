@@ -18,6 +18,7 @@ use crate::cancel::Clients;
 use crate::config::Config;
 use crate::error::{Error, Side, SqlState};
 use crate::listen::Listeners;
+use crate::log::{counted, peer_name};
 use crate::metrics::{Counted, metrics};
 use crate::net::tls::ServerTls;
 use crate::net::{Plain, Socket, proxy_protocol};
@@ -125,7 +126,7 @@ pub async fn serve(shared: Arc<Shared>, plain: Plain, peer: Option<SocketAddr>) 
     let how = session.run().await.how();
     metrics().count_end(how);
     if log {
-        tracing::info!(client = id, pool = %key, "{how}");
+        tracing::info!(client = id, pool = %key, peer = peer_name(peer), "{how}");
     }
     None
 }
@@ -211,9 +212,7 @@ async fn refuse(socket: Option<Socket>, peer: Option<SocketAddr>, refusal: Refus
     metrics().count_login(if error.code.code().starts_with("28") { "denied" } else { "failed" });
     metrics().count_error(&error);
     trouble::note(&error, &"", "");
-    if crate::log::is_first("login refused", "", error.code.code(), &error) {
-        tracing::info!(peer = peer_name(peer), code = error.code.code(), "login refused: {error}");
-    }
+    counted!(INFO, "login refused", "", error.code.code(), { peer = peer_name(peer), }, "{error}");
     let Some(mut socket) = socket else { return };
     backend::error(socket.output(), Severity::Fatal, &error);
     let farewell = async {
@@ -221,10 +220,6 @@ async fn refuse(socket: Option<Socket>, peer: Option<SocketAddr>, refusal: Refus
         socket.shutdown().await;
     };
     let _ = tokio::time::timeout(std::time::Duration::from_secs(5), farewell).await;
-}
-
-fn peer_name(peer: Option<SocketAddr>) -> String {
-    peer.map_or_else(|| "local".to_owned(), |peer| peer.to_string())
 }
 
 #[cold]

@@ -10,6 +10,7 @@ use tokio_rustls::TlsStream;
 use super::{Refusal, Shared};
 use crate::config::ClientTlsMode;
 use crate::error::{Error, Side, SqlState};
+use crate::log::{counted, peer_name};
 use crate::net::tls::{ServerTls, check_direct};
 use crate::net::{Io, Plain, Socket};
 use crate::wire::startup::{Packet, Startup};
@@ -39,7 +40,7 @@ pub(super) async fn open(
     plain: Plain,
     peer: Option<SocketAddr>,
 ) -> Result<Option<(Socket, Arrival)>, Refusal> {
-    let (mut socket, mut tls) = direct_tls(shared, plain).await?;
+    let (mut socket, mut tls) = direct_tls(shared, plain, peer).await?;
     // One SSLRequest and one GSSENCRequest may come before the StartupMessage, as in PostgreSQL.
     let (mut ssl_asked, mut gss_asked) = (tls.is_some(), false);
     loop {
@@ -54,7 +55,7 @@ pub(super) async fn open(
                 if socket.io().has_input() {
                     return Err(Refusal::On(Box::new(socket), unencrypted_data()));
                 }
-                (socket, tls) = answer_ssl(shared, socket).await?;
+                (socket, tls) = answer_ssl(shared, socket, peer).await?;
             }
             Packet::GssEnc if !gss_asked => {
                 gss_asked = true;
@@ -80,7 +81,11 @@ pub(super) async fn open(
 }
 
 /// TLS without a request (`sslnegotiation=direct`): the first byte tells.
-async fn direct_tls(shared: &Shared, plain: Plain) -> Result<(Socket, Option<Arc<ServerTls>>), Refusal> {
+async fn direct_tls(
+    shared: &Shared,
+    plain: Plain,
+    peer: Option<SocketAddr>,
+) -> Result<(Socket, Option<Arc<ServerTls>>), Refusal> {
     let (Plain::Tcp(tcp), Some(tls)) = (&plain, shared.tls.load_full()) else {
         return Ok((Socket::new(Io::Plain(plain)), None));
     };
@@ -91,7 +96,7 @@ async fn direct_tls(shared: &Shared, plain: Plain) -> Result<(Socket, Option<Arc
     if first != [TLS_HANDSHAKE] {
         return Ok((Socket::new(Io::Plain(plain)), None));
     }
-    let socket = handshake(&tls, plain).await?;
+    let socket = handshake(&tls, plain, peer).await?;
     if let Io::Tls(stream) = socket.io()
         && let Err(error) = check_direct(stream.get_ref().1)
     {
@@ -100,23 +105,25 @@ async fn direct_tls(shared: &Shared, plain: Plain) -> Result<(Socket, Option<Arc
     Ok((socket, Some(tls)))
 }
 
-async fn answer_ssl(shared: &Shared, mut socket: Socket) -> Result<(Socket, Option<Arc<ServerTls>>), Refusal> {
+async fn answer_ssl(
+    shared: &Shared,
+    mut socket: Socket,
+    peer: Option<SocketAddr>,
+) -> Result<(Socket, Option<Arc<ServerTls>>), Refusal> {
     let offered = shared.tls.load_full().filter(|_| matches!(socket.io().plain(), Plain::Tcp(_)));
     socket.output().extend_from_slice(if offered.is_some() { b"S" } else { b"N" });
     socket.flush().await?;
     match (offered, socket.into_parts().0) {
-        (Some(tls), Io::Plain(plain)) => Ok((handshake(&tls, plain).await?, Some(tls))),
+        (Some(tls), Io::Plain(plain)) => Ok((handshake(&tls, plain, peer).await?, Some(tls))),
         (_, io) => Ok((Socket::new(io), None)),
     }
 }
 
-async fn handshake(tls: &ServerTls, plain: Plain) -> Result<Socket, Refusal> {
+async fn handshake(tls: &ServerTls, plain: Plain, peer: Option<SocketAddr>) -> Result<Socket, Refusal> {
     match Box::pin(tls.accept(plain)).await {
         Ok(stream) => Ok(Socket::new(Io::Tls(Box::new(TlsStream::Server(stream))))),
         Err(error) => {
-            if crate::log::is_first("TLS handshake with a client failed", "", "", &error) {
-                tracing::info!("TLS handshake with a client failed: {error}");
-            }
+            counted!(INFO, "TLS handshake with a client failed", "", "", { peer = peer_name(peer), }, "{error}");
             Err(Refusal::NoTls)
         }
     }

@@ -50,6 +50,31 @@ impl Kind for OptionalAddress {
     }
 }
 
+/// Where an OpenTelemetry collector is, or "off".
+pub(super) struct Collector;
+
+impl Kind for Collector {
+    type Value = Option<String>;
+    fn read(written: &Written<'_>) -> Result<Self::Value, String> {
+        let text = written.text().map(str::trim);
+        if text == Some("off") {
+            return Ok(None);
+        }
+        if cfg!(not(feature = "otlp")) {
+            return Err("\"off\": this pgfunnel was built without it; \
+                        build one with `cargo build --release --locked --features otlp`"
+                .to_owned());
+        }
+        let is_url = |text: &&str| {
+            let url = text.parse::<hyper::Uri>().ok();
+            url.is_some_and(|url| url.scheme_str() == Some("http") && url.host().is_some() && url.query().is_none())
+        };
+        text.filter(is_url)
+            .map(|url| Some(url.to_owned()))
+            .ok_or_else(|| "the URL of a collector (http), such as \"http://127.0.0.1:4318\", or \"off\"".to_owned())
+    }
+}
+
 /// Networks in CIDR notation; `[]` or "off" for none.
 pub(super) struct Networks;
 

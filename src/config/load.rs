@@ -10,7 +10,7 @@ use super::source::{ConfigErrors, Report};
 use super::{Config, env, environment, file, url, validate};
 
 /// What only a restart changes.
-pub(super) const FIXED: [&str; 4] = ["listen", "http_listen", "worker_threads", "cloudwatch"];
+pub(super) const FIXED: [&str; 5] = ["listen", "http_listen", "worker_threads", "cloudwatch", "otlp_endpoint"];
 
 impl Config {
     /// Read the file at `path` (if any) and the environment `env`, and validate them as a whole. Opens no socket.
@@ -33,7 +33,7 @@ impl Config {
     }
 
     /// Read the same file and the process's environment again. What only a restart can change (`listen`,
-    /// `http_listen`, `worker_threads`, `cloudwatch`) keeps its value, with a warning if it was to change.
+    /// `http_listen`, `worker_threads`, `cloudwatch`, `otlp_endpoint`) keeps its value, with a warning if it was to change.
     ///
     /// # Errors
     /// As [`Config::load`]; the caller then keeps the configuration that it has.
@@ -49,6 +49,7 @@ impl Config {
             self.http_listen != old.http_listen,
             self.worker_threads != old.worker_threads,
             self.cloudwatch != old.cloudwatch,
+            self.otlp_endpoint != old.otlp_endpoint,
         ];
         for (key, _) in FIXED.into_iter().zip(changed).filter(|(_, changed)| *changed) {
             self.warnings.push(format!("{key} was changed; the old value holds until a restart"));
@@ -57,6 +58,7 @@ impl Config {
         self.http_listen = old.http_listen;
         self.worker_threads = old.worker_threads;
         self.cloudwatch.clone_from(&old.cloudwatch);
+        self.otlp_endpoint.clone_from(&old.otlp_endpoint);
     }
 }
 

@@ -70,6 +70,8 @@ pub struct Config {
     pub console: Console,
     /// Metrics for CloudWatch on stdout; `None`: none.
     pub cloudwatch: Option<CloudWatch>,
+    /// The collector that spans go to (URL); `None`: none.
+    pub otlp_endpoint: Option<String>,
     /// The file that this configuration came from, for messages and reload; `None`: environment only.
     pub source: Option<PathBuf>,
     /// What it was made from, so that one value of it can be changed.

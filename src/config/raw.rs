@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::address::{Host, Listeners, Networks, OptionalAddress};
+use super::address::{Collector, Host, Listeners, Networks, OptionalAddress};
 use super::source::{Report, Source, Sourced};
 use super::value::{
     Bound, Count, FilePath, Flag, Hidden, Interval, Kind, MOST_BACKENDS, MOST_CLIENTS, Names, Namespace, OptionalSpan,
@@ -124,6 +124,7 @@ keys! {
         cloudwatch_interval: Interval,
         cloudwatch_proxy_name: Printable,
         cloudwatch_namespace: Namespace,
+        otlp_endpoint: Collector,
         client_tls: ClientTlsMode,
         client_tls_cert: FilePath,
         client_tls_key: FilePath,

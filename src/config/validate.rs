@@ -53,6 +53,7 @@ pub(super) fn config(written: Arc<Written>, mut report: Report) -> Result<Config
         cloudwatch: cloudwatch(general),
         source: written.source.clone(),
         written: written.clone(),
+        otlp_endpoint: or(&general.otlp_endpoint, None),
         warnings: Vec::new(),
     };
     check_auth(general, &config, report_to);

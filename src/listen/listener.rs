@@ -13,6 +13,7 @@ use super::inbox::Inbox;
 use super::table::Table;
 use super::{MARKER, Running, Subscription, quoted};
 use crate::cancel::Handle;
+use crate::log::counted;
 use crate::pool::Lease;
 use crate::wire::backend::{self as tag, ErrorFields};
 use crate::wire::{HEADER, Header};
@@ -103,7 +104,8 @@ impl Task {
                 self.lease.release();
             }
             Err(error) => {
-                tracing::warn!(backend = self.lease.identity.pid, "the listener was lost: {error}");
+                let backend = self.lease.identity.pid;
+                counted!(WARN, "a listening backend was lost", "", "", { backend, }, "{error}");
                 self.lease.broken = true;
             }
         }

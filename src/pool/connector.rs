@@ -13,6 +13,7 @@ use crate::backend::{Backend, ConnectError, Failed, Target, connect};
 use crate::clock::Moment;
 use crate::config::{HiddenState, PoolSize};
 use crate::error::Error;
+use crate::log::counted;
 use crate::metrics::{Counted, metrics};
 use crate::track::Params;
 
@@ -205,7 +206,7 @@ impl Pool {
                     self.metrics.connects_tls.inc();
                 }
                 let told = failed.error.to_error(&target);
-                tracing::warn!(pool = %self.key, "connecting to the database failed: {told}");
+                counted!(WARN, "connecting to the database failed", self.key, told.code.code(), {}, "{told}");
                 metrics().count_connect_error(&told);
                 self.connector.failed(failed.error.clone());
                 let passing = failed.error.is_passing();
@@ -268,7 +269,7 @@ impl Pool {
         let answer = match backend.ask(LIMITS, &[]).await {
             Ok(answer) => answer,
             Err(error) => {
-                tracing::warn!(pool = %self.key, "cannot ask the server for its limits: {error}");
+                counted!(WARN, "cannot ask the server for its limits", self.key, "", {}, "{error}");
                 self.connector.survey_again();
                 return;
             }

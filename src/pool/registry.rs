@@ -336,9 +336,10 @@ impl Registry {
                 if min_idle == 0 {
                     continue;
                 }
-                match self.pool(&PoolKey { database: database.clone(), user: user.clone() }, credential) {
+                let key = PoolKey { database: database.clone(), user: user.clone() };
+                match self.pool(&key, credential) {
                     Ok(pool) => pool.warm_up(min_idle),
-                    Err(error) => tracing::warn!("cannot warm up {database}/{user}: {error}"),
+                    Err(error) => tracing::warn!(pool = %key, "cannot warm up: {error}"),
                 }
             }
         }

@@ -43,6 +43,11 @@ impl UnnamedStatement {
         NEXT.load(Ordering::Relaxed) - 1
     }
 
+    /// The text alone.
+    pub fn text(&self) -> &[u8] {
+        self.definition.split(|byte| *byte == 0).next().unwrap_or_default()
+    }
+
     /// A new one.
     pub fn new(definition: &[u8], effects: Effects, under: Under) -> Self {
         Self { definition: definition.into(), version: NEXT.fetch_add(1, Ordering::Relaxed), effects, under }

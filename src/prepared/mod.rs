@@ -14,7 +14,7 @@ use hashlink::LruCache;
 pub use backend::{BackendStatements, Prepared, Unnamed};
 pub use client::{ClientStatements, MOST_BYTES, MOST_NAMES, Named, Under, UnnamedStatement};
 
-use crate::track::{self, Effects, Params};
+use crate::track::{self, Effects, Params, Said};
 
 /// A statement that clients have prepared.
 #[derive(Debug)]
@@ -27,6 +27,8 @@ pub struct Statement {
     pub definition: Arc<[u8]>,
     /// What its text says about session state.
     pub effects: Effects,
+    /// What its text says of itself.
+    pub said: Said,
     /// It is one client's; otherwise all clients of the pool with the same settings have it.
     pub private: Option<Arc<Private>>,
     /// It was made by SQL `PREPARE`, which is its text then.
@@ -112,7 +114,7 @@ impl Registry {
         }
         let statement = Arc::new(Statement {
             private: None,
-            ..Statement::new(key.1.clone(), Effects::of(text), Some(params.clone()))
+            ..Statement::new(key.1.clone(), Effects::of(text), Said::of(text), Some(params.clone()))
         });
         known.bytes += definition.len();
         known.statements.insert(key, statement.clone());
@@ -127,16 +129,17 @@ impl Registry {
 impl Statement {
     /// A statement that no other client shares.
     pub fn private(definition: Arc<[u8]>, text: &[u8], params: Option<Arc<Params>>) -> Arc<Statement> {
-        Arc::new(Self::new(definition, Effects::of(text), params))
+        Arc::new(Self::new(definition, Effects::of(text), Said::of(text), params))
     }
 
-    fn new(definition: Arc<[u8]>, effects: Effects, params: Option<Arc<Params>>) -> Self {
+    fn new(definition: Arc<[u8]>, effects: Effects, said: Said, params: Option<Arc<Params>>) -> Self {
         let id = Self::next_id();
         Statement {
             id,
             name: server_name(id),
             definition,
             effects,
+            said,
             private: Some(Arc::new(Private(()))),
             sql: None,
             params,
@@ -146,7 +149,7 @@ impl Statement {
     /// The same, of which no other client's settings change the meaning: PostgreSQL analyses a statement anew under those
     /// in force when `search_path` differs (`src/backend/utils/cache/plancache.c`, `RevalidateCachedQuery`).
     pub fn to_private(&self) -> Arc<Statement> {
-        Arc::new(Self::new(self.definition.clone(), self.effects, self.params.clone()))
+        Arc::new(Self::new(self.definition.clone(), self.effects, self.said, self.params.clone()))
     }
 
     /// What SQL's `PREPARE` makes: `text` is that statement, `id` an unused one of [`Statement::next_id`].
@@ -155,8 +158,8 @@ impl Statement {
         // They are of the PREPARE, not of what it prepares.
         effects.remove(Effects::NAMES.with(Effects::CLEARS));
         let definition = [text, &[0, 0, 0]].concat().into();
-        let private = Some(Arc::new(Private(())));
-        Arc::new(Statement { id, name: server_name(id), definition, effects, private, sql: Some(sql), params })
+        let (said, private) = (Said::of(text), Some(Arc::new(Private(()))));
+        Arc::new(Statement { id, name: server_name(id), definition, effects, said, private, sql: Some(sql), params })
     }
 
     /// An id for a statement to come.

@@ -26,6 +26,7 @@ impl Session {
             None => self.translated(header, now, name.as_deref(), lease),
         };
         self.copy_in = false;
+        self.saids.fail(&fields.code);
         self.sql_failed();
         self.open.mix();
         self.listening.roll_back();
@@ -36,7 +37,9 @@ impl Session {
         if fields.is_fatal() {
             self.fatal = true;
             lease.broken = true;
-            self.note_error(&fields.into_error());
+            let error = fields.into_error();
+            self.note_error(&error);
+            self.log_error("session ended", &error);
             return Fate::Pass;
         }
         if let Some(Expect::Refused(error)) = self.pipeline.front() {

@@ -239,6 +239,7 @@ impl Session {
             return Some(End::Ended(Some(limits::transaction_in_statement_mode())));
         }
         self.pool.metrics.transactions.inc();
+        self.saids.clear();
         self.pipeline.shrink();
         lease.socket.give_back();
         if self.is_pinned() {

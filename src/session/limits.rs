@@ -13,6 +13,7 @@ use super::Session;
 use crate::cancel::Order;
 use crate::config::PoolMode;
 use crate::error::{Error, Side, SqlState};
+use crate::log::counted;
 use crate::metrics::metrics;
 use crate::net::Io;
 use crate::pool::Lease;
@@ -181,7 +182,8 @@ impl Session {
         let handle = self.handle.clone();
         tokio::spawn(async move {
             if let Err(error) = handle.cancel().await {
-                tracing::warn!(client = handle.id, "a statement over query_timeout could not be cancelled: {error}");
+                let event = "a statement over query_timeout could not be cancelled";
+                counted!(WARN, event, handle.pool.key, "", { client = handle.id, }, "{error}");
             }
         });
         cx.waker().wake_by_ref();

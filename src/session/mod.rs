@@ -8,6 +8,7 @@ mod errors;
 mod handover;
 mod lacking;
 mod limits;
+mod lines;
 mod listening;
 mod news;
 mod own_replies;
@@ -17,9 +18,9 @@ mod query;
 mod refusal;
 mod replies;
 mod requests;
+mod said;
 mod settle;
 mod sharing;
-mod slow;
 mod sql_names;
 mod sql_own;
 mod sql_state;
@@ -55,7 +56,7 @@ impl Session {
         let end = self.serve().await;
         if let End::Ended(Some(error)) = &end {
             self.note_error(error);
-            tracing::info!(client = self.handle.id, pool = %self.pool.key, code = error.code.code(), "session ended: {error}");
+            self.log_error("session ended", error);
             // Behind half a message it would be read as the rest of that.
             if self.reply_rest == 0 || self.reply_is_swallowed {
                 backend::error(self.client.output(), Severity::Fatal, error);

@@ -197,6 +197,12 @@ impl Pipeline {
         self.ends == 0
     }
 
+    /// How many of the client's own are to be answered by a ReadyForQuery.
+    #[inline]
+    pub(super) fn ends(&self) -> usize {
+        self.ends
+    }
+
     /// Whether anything is being executed.
     pub(super) fn runs(&self) -> bool {
         self.ends > 0 || self.queue.iter().any(|expect| matches!(expect, Expect::Execute))
@@ -205,6 +211,11 @@ impl Pipeline {
     /// Whether the client's unnamed Parse of this version is among them.
     pub(super) fn parses_unnamed(&self, version: u64) -> bool {
         self.unnamed == Some(LastUnnamed::Parse(version))
+    }
+
+    /// Whether any unnamed Parse of the client's is.
+    pub(super) fn parses_any_unnamed(&self) -> bool {
+        matches!(self.unnamed, Some(LastUnnamed::Parse(_)))
     }
 
     /// Whether the client has closed its unnamed statement, and parsed none since.

@@ -62,6 +62,7 @@ impl Session {
         }
         let Some(body) = self.examined(header) else { return false };
         let suspect = self.suspicion(body);
+        let said = self.saids.of(body.strip_suffix(b"\0").unwrap_or(body));
         let (effects, rest) = match header.body() > body.len() {
             true => Effects::of_start(body),
             false => (Effects::of(body.strip_suffix(b"\0").unwrap_or(body)), None),
@@ -101,6 +102,7 @@ impl Session {
         lease.statements.unnamed = Unnamed::Absent;
         // It ends what an extended query began.
         self.open_batch = false;
+        self.note_said(said);
         self.pipeline.push(Expect::Query(UnnamedStatement::latest()));
         self.rest = rest;
         // The start has been looked at; what is there behind it, and what comes, is looked through.

@@ -34,13 +34,6 @@ impl Session {
         self.refused = Some(Refused::Message);
     }
 
-    fn log_refusal(&self, error: &Error) {
-        let code = error.code.code();
-        if crate::log::is_first("refused", &self.pool.key.to_string(), code, error) {
-            tracing::info!(client = self.handle.id, pool = %self.pool.key, code, "refused: {error}");
-        }
-    }
-
     /// Drops what was refused: one Query, or everything up to and with the next Sync. `true`: done, and the client has
     /// been told so.
     pub(super) fn skip_refused(&mut self) -> Result<bool, Error> {
@@ -77,7 +70,7 @@ impl Session {
     pub(super) fn refuse_statement(&mut self, lease: &mut Lease) {
         let error = too_many_statements();
         self.note_error(&error);
-        self.log_refusal(&error);
+        self.log_error("refused", &error);
         self.client.join(&mut lease.socket);
         backend::message(tag::EXECUTE, lease.socket.output(), |out| {
             backend::put_cstr(out, b"pgfunnel: refused");

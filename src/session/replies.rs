@@ -229,11 +229,12 @@ impl Session {
         self.limits.restart();
         let answered = self.pipeline.is_empty();
         let (now, took) = self.timing.answer(!answered, &self.pool.metrics);
+        self.saids.answer();
         if let Some(took) = took {
             if self.handle.tls {
                 self.pool.metrics.queries_tls.inc();
             }
-            self.log_what_is_slow(&took, lease);
+            self.tell_answered(&took, lease);
         }
         if answered {
             self.barrier = false;

@@ -6,7 +6,7 @@ use super::pipeline::Expect;
 use crate::activity::State;
 use crate::error::{Error, Side, SqlState};
 use crate::pool::Lease;
-use crate::track::{Effects, PinReason};
+use crate::track::{Command, Effects, PinReason};
 use crate::wire::backend::{self, Status};
 use crate::wire::frontend::{self as tag, Named};
 use crate::wire::{HEADER, Header};
@@ -230,16 +230,10 @@ impl Session {
     pub(super) fn count_pins(&mut self) {
         for reason in self.pins.reasons().filter(|reason| !self.counted.any(reason.effect())) {
             crate::metrics::metrics().count_pin(reason.as_str());
-            tracing::info!(
-                client = self.handle.id,
-                pool = %self.pool.key,
-                reason = reason.as_str(),
-                "pinned by: {} …",
-                self.pinned_by
-            );
+            self.log_pin(reason);
         }
         if self.pins != self.counted {
-            self.handle.show_pins(self.pins, &self.pinned_by);
+            self.handle.show_pins(self.pins, &self.pinned_by.to_string());
         }
         self.counted = self.pins;
     }
@@ -281,12 +275,7 @@ impl Session {
         lease.notified |= effects.any(Effects::NOTIFIES | Effects::CODE);
         lease.residue.add(effects.only(Effects::RESIDUE));
         if effects.reasons().any(|reason| !self.pins.any(reason.effect())) {
-            // Only words, never a value.
-            let words = String::from_utf8_lossy(text.split(|byte| *byte == 0).next().unwrap_or_default());
-            let is_word =
-                |word: &&str| word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.,;".contains(&byte));
-            let words: Vec<&str> = words.split_ascii_whitespace().take(3).take_while(is_word).collect();
-            self.pinned_by = words.join(" ").into();
+            self.pinned_by = Command::of(text);
         }
         self.pins.add(effects.only(Effects::PINS));
         self.changes_parse |= effects.any(Effects::LOCAL | Effects::PARAMETERS | Effects::SUSPECT) || self.pins.pins();

@@ -9,6 +9,7 @@ use super::pipeline::Expect;
 use super::state::login_effects;
 use crate::activity::State;
 use crate::backend::{AskError, Carried};
+use crate::log::counted;
 use crate::pool::{Lease, Outcome};
 use crate::track::params::Change;
 use crate::track::{Effects, PinReason, effects, names};
@@ -170,7 +171,8 @@ impl Session {
         let mut carried = match lease.carried(&names, open.asks.any(Effects::ENDS)).await {
             Ok(carried) => carried,
             Err(AskError::Refused(error)) => {
-                tracing::warn!(client = self.handle.id, "cannot ask what the session carries: {error}");
+                let (event, client) = ("cannot ask what the session carries", self.handle.id);
+                counted!(WARN, event, self.pool.key, "", { client, }, "{error}");
                 self.pins.add(PinReason::Set.effect());
                 self.handle.attach(&lease.identity, lease.since());
                 return Ok(());

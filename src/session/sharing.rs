@@ -5,6 +5,7 @@ use super::listening::Shared;
 use crate::backend::AskError;
 use crate::config::PoolMode;
 use crate::listen::{self, Found, MOST_CHANNELS};
+use crate::log::counted;
 use crate::pool::Lease;
 use crate::track::{Effects, PinReason};
 
@@ -33,7 +34,8 @@ impl Session {
             }
             Ok(false) => {}
             Err(AskError::Refused(error)) => {
-                tracing::warn!(client = self.handle.id, "cannot share what the client listens to: {error}");
+                let (event, client) = ("cannot share what the client listens to", self.handle.id);
+                counted!(WARN, event, self.pool.key, "", { client, }, "{error}");
             }
             Err(error) => return Err(error),
         }

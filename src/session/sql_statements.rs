@@ -160,13 +160,14 @@ impl Session {
     fn sql_parse(&mut self, statement: &Statement, resolved: &Resolved, lease: &mut Lease) {
         let definition = spelled(&statement.definition, resolved).into();
         lease.statements.outdate(statement.id);
-        let Statement { id, ref name, effects, ref params, ref private, .. } = *statement;
+        let Statement { id, ref name, effects, said, ref params, ref private, .. } = *statement;
         self.ensure_prepared(
             &Statement {
                 id,
                 name: name.clone(),
                 definition,
                 effects,
+                said,
                 private: private.clone(),
                 sql: None,
                 params: params.clone(),

@@ -8,6 +8,7 @@ use super::listening::Listening;
 use super::pipeline::Pipeline;
 use super::refusal::Refused;
 use super::replies::Lost;
+use super::said::Saids;
 use super::settle::Open;
 use super::sql_state::Sql;
 use super::timing::Timing;
@@ -19,7 +20,7 @@ use crate::net::Socket;
 use crate::pool::{Lease, Pool};
 use crate::prepared::ClientStatements;
 use crate::track::effects::Rest;
-use crate::track::{Effects, Params, PinReason};
+use crate::track::{Command, Effects, Params, PinReason};
 use crate::wire::backend::Status;
 
 /// A logged-in client.
@@ -40,8 +41,8 @@ pub struct Session {
     pub(super) pins: Effects,
     /// The pins that have been counted and logged.
     pub(super) counted: Effects,
-    /// The first words of the statement that pinned it last.
-    pub(super) pinned_by: Box<str>,
+    /// What pinned it last.
+    pub(super) pinned_by: Command,
     /// Bytes to come of a message from the client.
     pub(super) request_rest: usize,
     /// They are dropped, like the message that they belong to.
@@ -90,6 +91,8 @@ pub struct Session {
     pub(super) listening: Listening,
     /// How long its query takes.
     pub(super) timing: Timing,
+    /// What its statements under way say of themselves.
+    pub(super) saids: Saids,
     /// SQL's `PREPARE`, `EXECUTE` and `DEALLOCATE` that are under way.
     pub(super) sql: Sql,
 }
@@ -145,6 +148,7 @@ impl Session {
         listeners: Arc<Listeners>,
     ) -> Self {
         let pins = login_effects(&params);
+        let saids = Saids::new(&pool.settings.load());
         Self {
             client,
             pool,
@@ -157,7 +161,7 @@ impl Session {
             limits: Limits::default(),
             pins,
             counted: Effects::NONE,
-            pinned_by: "".into(),
+            pinned_by: Command::default(),
             request_rest: 0,
             rest_is_skipped: false,
             reply_rest: 0,
@@ -182,6 +186,7 @@ impl Session {
             refused: None,
             listening: Listening::new(listeners),
             timing: Timing::default(),
+            saids,
             sql: Sql::default(),
         }
     }

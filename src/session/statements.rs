@@ -36,6 +36,9 @@ impl Session {
             self.pass_request(header);
             return true;
         };
+        if let Some(said) = self.saids.of(parse.text) {
+            self.saids.note(self.pipeline.ends(), said);
+        }
         if parse.name.is_empty() {
             self.parse_unnamed(header, lease);
         } else if self.sql.own {
@@ -206,6 +209,7 @@ impl Session {
         if lacks && !self.prepare_early(&statement, lease) {
             return false;
         }
+        self.note_said(self.saids.of_prepared(&statement.said));
         self.note_bound(effects, &statement.definition, lease);
         let is_listed = is_sql && self.sql_bind(&statement, &portal, lease);
         if lacks {
@@ -228,6 +232,13 @@ impl Session {
     }
 
     fn bind_unnamed(&mut self, header: Header, lease: &mut Lease) -> bool {
+        // One that is being parsed has been noted then.
+        if !self.pipeline.parses_any_unnamed()
+            && let Some(parsed) = self.statements.unnamed()
+            && let Some(said) = self.saids.of(parsed.text())
+        {
+            self.saids.note(self.pipeline.ends(), said);
+        }
         if let Some((effects, definition)) = self.unnamed_of(lease) {
             let is_sql = effects.any(Effects::STATEMENTS) && !self.sql.own;
             let text = || definition.split(|byte| *byte == 0).next().unwrap_or_default();

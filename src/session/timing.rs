@@ -30,6 +30,11 @@ pub(super) struct Answered {
 }
 
 impl Answered {
+    /// When it was asked, when there was a backend for it, and when it was answered.
+    pub(super) fn moments(&self) -> [Moment; 3] {
+        [self.asked, self.served, self.at]
+    }
+
     /// How long it took in all.
     pub(super) fn total(&self) -> Duration {
         self.at.since(self.asked)
@@ -50,6 +55,11 @@ impl Timing {
     /// The client asks something that needs a backend.
     pub(super) fn ask(&mut self) {
         self.asked = Some(Moment::now());
+    }
+
+    /// When the client asked what it has no backend for.
+    pub(super) fn asked(&self) -> Moment {
+        self.asked.unwrap_or_else(Moment::now)
     }
 
     /// It has one since then.

@@ -3,6 +3,7 @@
 
 pub mod certificate;
 pub mod channels;
+mod command;
 pub mod effects;
 pub mod names;
 pub mod options;
@@ -12,6 +13,7 @@ mod statements;
 mod tokens;
 
 pub use certificate::Certificate;
+pub use command::{Command, Said};
 pub use effects::{Effects, PinReason};
 pub use params::{Params, Settings};
 pub use tokens::parameters;

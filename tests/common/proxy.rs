@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 use super::{APP, Addr, Cluster, PASSWORD, Port, Result, Target, eventually, http};
@@ -17,6 +18,7 @@ pub struct Config {
     database: String,
     user: String,
     rest: String,
+    log: Option<&'static str>,
 }
 
 impl Config {
@@ -60,6 +62,13 @@ impl Config {
         self
     }
 
+    /// Logs as this filter says.
+    #[must_use]
+    pub fn log(mut self, filter: &'static str) -> Self {
+        self.log = Some(filter);
+        self
+    }
+
     /// More sections.
     #[must_use]
     pub fn section(mut self, lines: &str) -> Self {
@@ -100,6 +109,7 @@ impl Config {
                 command.stdout(stdout);
             }
             command.arg("--config").arg(file).env_remove("DATABASE_URL").env("RUST_BACKTRACE", "1");
+            command.envs(self.log.map(|filter| ("PGFUNNEL_LOG", filter)));
             Ok(())
         })
     }
@@ -231,6 +241,33 @@ impl Proxy {
     /// The log so far.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log_path).unwrap_or_default()
+    }
+
+    /// Its lines so far.
+    pub fn log_lines(&self) -> Result<Vec<Value>> {
+        let log = self.log();
+        // The last may not be there whole.
+        let whole = log.rfind('\n').map_or("", |end| &log[..end]);
+        whole
+            .lines()
+            .map(|line| serde_json::from_str(line).map_err(|error| format!("{line}: {error}").into()))
+            .collect()
+    }
+
+    /// Waits for a line that is about this: the first whose message begins so and that has these fields.
+    pub fn wait_line(&self, message: &str, fields: &[(&str, &str)]) -> Result<Value> {
+        let has = |line: &Value, (name, value): &(&str, &str)| {
+            line[*name].as_str().map_or_else(|| line[*name].to_string(), str::to_owned) == *value
+        };
+        let mut found = None;
+        eventually(&format!("the log has {message:?} with {fields:?}"), || {
+            found = self.log_lines()?.into_iter().find(|line| {
+                line["message"].as_str().is_some_and(|text| text.starts_with(message))
+                    && fields.iter().all(|field| has(line, field))
+            });
+            Ok(found.is_some())
+        })?;
+        found.ok_or_else(|| "no such line".into())
     }
 
     /// Waits until the log holds `text`.
