@@ -106,6 +106,30 @@ fn it_speaks_the_protocol_as_postgresql_does() -> Result {
 }
 
 #[test]
+fn messages_are_taken_as_postgresql_takes_them() -> Result {
+    let cluster = Cluster::start()?;
+    let proxy = Config::of(&cluster).console().start()?;
+    let mut console = proxy.console().connect()?;
+    // After an error all is passed over up to Sync, a Query too.
+    let failed = Say::new().parse("", "nonsense", &[]).raw(b'Q', b"DISABLE app\0").sync();
+    assert_eq!(console.ask(&failed)?.tags(), "EZ");
+    assert_eq!(console.row("SHOW DATABASES", "name", "app")?["disabled"], "0");
+    let copied = Say::new().copy_data(b"x").copy_done().copy_fail("x").query("SHOW VERSION");
+    assert_eq!(console.ask(&copied)?.tags(), "TDCZ");
+    let called = console.ask(&Say::new().function_call(1598, &[]))?;
+    assert_eq!((called.tags().as_str(), called.error().code.as_str()), ("EZ", "0A000"));
+    // A driver forgets its statements, and so do we.
+    let parse = Say::new().parse("s", "SHOW VERSION", &[]).sync();
+    for all in ["DEALLOCATE ALL", "DISCARD ALL"] {
+        assert_eq!(console.ask(&parse)?.tags(), "1Z");
+        assert_eq!(console.query(all)?.tags(), "CZ");
+    }
+    assert_eq!(console.ask(&parse)?.tags(), "1Z");
+    assert_eq!(console.ask(&parse)?.error().code, "42P05");
+    Ok(())
+}
+
+#[test]
 fn what_is_hostile_is_told_so_and_harms_nobody() -> Result {
     let cluster = Cluster::start()?;
     cluster.sql("create table t (n int); grant all on t to app")?;

@@ -141,20 +141,21 @@ impl<'a> Session<'a> {
                 rows::ready(self.operator.socket.output(), self.status);
                 return Ok(());
             }
-            frontend::QUERY => {
-                let done = self.query(body).await;
+            _ if self.skipping => return Ok(()),
+            frontend::QUERY | frontend::FUNCTION_CALL => {
+                let done = if tag == frontend::QUERY { self.query(body).await } else { Err(no_functions().into()) };
                 self.refuse_if(done)?;
                 self.skipping = false;
                 rows::ready(self.operator.socket.output(), self.status);
                 return Ok(());
             }
-            _ if self.skipping => return Ok(()),
             frontend::PARSE => self.parse(body),
             frontend::BIND => self.bind(body),
             frontend::DESCRIBE => self.describe(body),
             frontend::EXECUTE => self.execute(body).await,
             frontend::CLOSE => self.close(body),
-            frontend::FLUSH => return Ok(()),
+            // What is left of a COPY that was refused is passed over, as by PostgreSQL.
+            frontend::FLUSH | frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL => return Ok(()),
             _ => return Err(End::Told(Error::protocol(format!("invalid frontend message type {tag}")))),
         };
         self.refuse_if(done)
@@ -313,7 +314,12 @@ impl<'a> Session<'a> {
                 }
                 "SHOW"
             }
-            Command::Nothing(tag) => tag,
+            Command::Nothing(tag) => {
+                if matches!(*tag, "DISCARD ALL" | "DEALLOCATE ALL") {
+                    self.statements.clear();
+                }
+                tag
+            }
             Command::Begin => {
                 self.status = Status::Transaction;
                 "BEGIN"
@@ -392,6 +398,11 @@ fn malformed() -> Error {
 fn no_portal(name: &[u8]) -> Error {
     let message = format!("portal \"{}\" does not exist", String::from_utf8_lossy(name));
     Error::new(Side::Client, SqlState::INVALID_CURSOR_NAME, message)
+}
+
+#[cold]
+fn no_functions() -> Error {
+    Error::new(Side::Client, SqlState::FEATURE_NOT_SUPPORTED, "there are no functions on the admin console")
 }
 
 #[cold]
