@@ -206,6 +206,29 @@ fn one_database_is_held_and_not_the_others() -> Result {
 }
 
 #[test]
+fn who_waits_out_a_pause_takes_no_place_of_its_user_in_other_databases() -> Result {
+    let cluster = Cluster::start()?;
+    let other = format!("[databases.other]\nhost = \"127.0.0.1\"\nport = {}\ndbname = \"app\"", cluster.port());
+    let proxy = Config::of(&cluster).user("max_leases = 2").section(&other).console().start()?;
+    let mut console = proxy.console().connect()?;
+    let connect = |database: &str| proxy.target().database(database).connect();
+    let mut held = (0..5).map(|_| connect("app")).collect::<Result<Vec<_>>>()?;
+    let mut free = connect("other")?;
+    free.value("select 1")?;
+    console.order("PAUSE app")?;
+    for client in &mut held {
+        client.say(&Say::new().query("select 2"))?;
+    }
+    eventually("they wait", || Ok(console.pool("SHOW POOLS")?["cl_waiting"] == "5"))?;
+    assert_eq!(free.value("select 3")?, "3");
+    console.order("RESUME app")?;
+    for client in &mut held {
+        assert_eq!(client.read_ready(1)?.value(), "2");
+    }
+    Ok(())
+}
+
+#[test]
 fn clients_are_ended_and_what_they_did_is_rolled_back() -> Result {
     let cluster = Cluster::start()?;
     cluster.sql("create table t (n int); grant all on t to app")?;

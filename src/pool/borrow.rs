@@ -131,13 +131,27 @@ impl Pool {
             Some(gate) => Some(gate.enter().await),
             None => None,
         };
-        stage.store(1, Ordering::Relaxed);
-        let user = match self.user.is_limited() {
-            true => Some(self.user.enter().await),
-            false => None,
-        };
-        stage.store(2, Ordering::Relaxed);
-        Places { application, user, _pool: self.gate.enter().await }
+        loop {
+            stage.store(1, Ordering::Relaxed);
+            let user = match self.user.is_limited() {
+                true => Some(self.user.enter().await),
+                false => None,
+            };
+            stage.store(2, Ordering::Relaxed);
+            let mut turn = pin!(self.gate.enter());
+            let _pool = tokio::select! {
+                biased;
+                _pool = &mut turn => return Places { application, user, _pool },
+                () = self.began_to_be_held(), if user.is_some() => {
+                    // The user has other pools, which are not held. Here it keeps its turn.
+                    drop(user);
+                    turn.await
+                }
+            };
+            if let Some(user) = self.user.try_enter() {
+                return Places { application, user: Some(user), _pool };
+            }
+        }
     }
 
     /// With a place: an idle backend, or a new one. `None`: the pool is held meanwhile, and the place is given up.

@@ -175,6 +175,13 @@ impl Pool {
         self.hold_state().held
     }
 
+    /// Waits until it is held.
+    pub(super) async fn began_to_be_held(&self) {
+        while !self.is_held() {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
     /// No backend that there is now is lent again.
     fn retire(self: &Arc<Self>) {
         self.generation.fetch_add(1, Ordering::AcqRel);
