@@ -158,6 +158,14 @@ fn what_is_hostile_is_told_so_and_harms_nobody() -> Result {
             char::from(tag)
         );
     }
+    // Tables that are not read to their end take memory.
+    let mut half = proxy.console().connect()?;
+    half.ask(&Say::new().query("BEGIN").parse("s", "SHOW HELP", &[]).sync())?;
+    let read = |name: &str| Say::new().bind(name, "s", &[]).execute(name, 1).sync();
+    for name in ["a", "b"] {
+        assert_eq!(half.ask(&read(name))?.tags(), "2DsZ");
+    }
+    assert_eq!(half.ask(&read("c"))?.error().code, "54000");
     let mut random = Random(4711);
     for _ in 0..50 {
         let mut victim = proxy.console().connect()?;

@@ -31,6 +31,9 @@ const PIECE: usize = 64 * 1024;
 /// Statements and portals that an operator may have.
 const MOST_NAMES: usize = 100;
 
+/// Tables that an operator may have read in part. With thousands of clients each is megabytes.
+const MOST_HALF_READ: usize = 2;
+
 /// What was bound.
 struct Portal {
     command: Command,
@@ -271,7 +274,12 @@ impl<'a> Session<'a> {
     async fn execute(&mut self, body: &[u8]) -> Result<(), Trouble> {
         let (name, rest) = split_cstr(body).ok_or_else(malformed)?;
         let most = rest.first_chunk::<4>().ok_or_else(malformed)?;
+        let is_half_read = |portal: &&Portal| portal.rows.as_ref().is_some_and(|rows| rows.len() > 0);
+        let half_read = self.portals.values().filter(is_half_read).count();
         let mut portal = self.portals.remove(name).ok_or_else(|| no_portal(name))?;
+        if portal.rows.is_none() && half_read >= MOST_HALF_READ {
+            return Err(too_many_half_read().into());
+        }
         let done = self.perform(&mut portal, usize::try_from(i32::from_be_bytes(*most)).unwrap_or(0)).await;
         self.portals.insert(name.to_vec(), portal);
         done
@@ -312,6 +320,8 @@ impl<'a> Session<'a> {
                     backend::bare(self.operator.socket.output(), backend::PORTAL_SUSPENDED);
                     return Ok(());
                 }
+                // Its memory, too.
+                *rows = Vec::new().into_iter();
                 "SHOW"
             }
             Command::Nothing(tag) => {
@@ -408,6 +418,12 @@ fn no_functions() -> Error {
 #[cold]
 fn too_many_names() -> Error {
     Error::new(Side::Client, SqlState::PROGRAM_LIMIT_EXCEEDED, "too many prepared statements on the admin console")
+}
+
+#[cold]
+fn too_many_half_read() -> Error {
+    let message = format!("more than {MOST_HALF_READ} tables of the admin console are read in part");
+    Error::new(Side::Client, SqlState::PROGRAM_LIMIT_EXCEEDED, message).hint("Read them to their end, or close them.")
 }
 
 #[cold]
