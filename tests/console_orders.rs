@@ -229,6 +229,27 @@ fn who_waits_out_a_pause_takes_no_place_of_its_user_in_other_databases() -> Resu
 }
 
 #[test]
+fn who_logs_in_by_passing_through_waits_out_a_pause() -> Result {
+    let cluster = Cluster::start()?;
+    cluster.sql("create role unlisted login password 'passed'")?;
+    let top = "borrow_timeout = \"200ms\"";
+    let proxy = Config::of(&cluster).top(top).database("unlisted_users = \"pass_through\"").console().start()?;
+    let mut console = proxy.console().connect()?;
+    console.order("PAUSE app")?;
+    let unlisted = proxy.target().user("unlisted", "passed");
+    let login = std::thread::spawn(move || {
+        let value = || unlisted.connect()?.value("select 1");
+        value().map_err(|error: Failure| format!("{error:?}"))
+    });
+    std::thread::sleep(Duration::from_millis(800));
+    assert!(!login.is_finished());
+    assert_eq!(cluster.backends()?, 0);
+    console.order("RESUME app")?;
+    assert_eq!(login.join().map_err(|_| "it panicked")??, "1");
+    Ok(())
+}
+
+#[test]
 fn clients_are_ended_and_what_they_did_is_rolled_back() -> Result {
     let cluster = Cluster::start()?;
     cluster.sql("create table t (n int); grant all on t to app")?;

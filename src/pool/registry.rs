@@ -119,6 +119,8 @@ impl Registry {
     /// # Errors
     /// PostgreSQL's own; 53300 if no backend may be opened within `borrow_timeout`.
     pub async fn prove(self: &Arc<Self>, key: &PoolKey, credential: Credential) -> Result<(), Error> {
+        // A pause is waited out as long as a login may take.
+        self.resumed(&key.database).await;
         // A task of its own: a client that gives up leaves no connection behind that is not counted.
         let (registry, key) = (self.clone(), key.clone());
         let proving = tokio::spawn(async move { registry.prove_now(&key, credential).await });
