@@ -111,7 +111,8 @@ fn a_pause_ends_by_itself_for_who_has_waited_too_long() -> Result {
 #[test]
 fn a_pause_that_is_given_up_is_taken_back() -> Result {
     let cluster = Cluster::start()?;
-    let proxy = Config::of(&cluster).console().start()?;
+    let nobody = format!("[databases.nobody]\nhost = \"127.0.0.1\"\nport = {}", cluster.port());
+    let proxy = Config::of(&cluster).section(&nobody).console().start()?;
     let mut holder = proxy.target().connect()?;
     holder.value("begin")?;
     let mut looker = proxy.console().connect()?;
@@ -127,6 +128,15 @@ fn a_pause_that_is_given_up_is_taken_back() -> Result {
     eventually("it is paused", || is("yes"))?;
     console.reset()?;
     eventually("it is not any more", || is("no"))?;
+    // What another has paused by name stays so.
+    let mut console = proxy.console().connect()?;
+    console.order("KILL nobody")?;
+    console.say(&Say::new().query("PAUSE"))?;
+    eventually("it is paused", || is("yes"))?;
+    console.cancel()?;
+    assert_eq!(console.read_ready(1)?.error().code, "57014");
+    assert_eq!(console.row("SHOW DATABASES", "name", "nobody")?["paused"], "1");
+    assert_eq!(console.row("SHOW DATABASES", "name", "app")?["paused"], "0");
     // Another's key is none.
     let mut console = proxy.console().connect()?;
     console.say(&Say::new().query("PAUSE app"))?;

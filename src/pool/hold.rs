@@ -76,12 +76,15 @@ impl Registry {
         was
     }
 
-    /// Takes a [`Registry::pause`] back that is not complete; what another has paused meanwhile stays so.
+    /// Takes a [`Registry::pause`] back that is not complete; what another has paused stays so.
     pub fn take_back(&self, database: Option<&str>) {
+        let mut held = self.held();
         match database {
-            Some(name) if self.is_paused(None) => drop(self.held().databases.remove(name)),
-            _ => drop(self.resume(database)),
+            Some(name) => drop(held.databases.remove(name)),
+            None => held.all = false,
         }
+        let stays = |pool: &Arc<Pool>| held.all || held.databases.contains(&pool.key.database);
+        self.of(database).filter(|pool| !stays(pool)).for_each(|pool| pool.hold(false));
     }
 
     /// Holds a new pool, if its database is held.
