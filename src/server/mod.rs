@@ -1,31 +1,29 @@
 //! Binds, accepts, spawns, reloads, drains. Nothing here knows what a client says.
 
+mod listener;
+mod orders;
+
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use tokio::net::{TcpListener, TcpSocket, UnixListener};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use crate::admin::{self, Console, Readiness, Reporter, Shutdown, Watched, Wish};
+use crate::admin::{self, Console, Readiness, Reporter, Watched};
 use crate::cancel::{Clients, Order};
 use crate::client::{self, PassedThrough, Shared};
-use crate::config::{Config, ConfigErrors, ListenAddr};
+use crate::config::Config;
 use crate::log::counted;
-use crate::metrics::metrics;
 use crate::net::Plain;
 use crate::net::tls::ServerTls;
 use crate::pool::Registry;
 use crate::secrets::{AuthQueryCache, KeyCache, ProcessSecret, Verifiers};
 use crate::spans;
-
-/// Connections that the kernel completes before we accept them: a burst of 1,000 must not see a refused one.
-const BACKLOG: u32 = 4096;
+use listener::{Listener, bind_tcp, cannot_listen};
+use orders::{End, Orders, show_config};
 
 /// After SIGTERM and `drain_timeout`, or SIGINT: how long clients may take to be told.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
@@ -132,113 +130,6 @@ fn warm(shared: &Arc<Shared>) {
     });
 }
 
-/// What we are told, by signals and on the admin console.
-struct Orders {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-    wishes: mpsc::Receiver<Wish>,
-}
-
-/// How to end.
-enum End {
-    /// Running transactions may take so long.
-    Drain(Duration),
-    /// As long as they like.
-    WaitForServers,
-    /// Clients may stay as long as they like.
-    WaitForClients,
-}
-
-impl Orders {
-    fn new(wishes: mpsc::Receiver<Wish>) -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-            wishes,
-        })
-    }
-
-    /// Waits for the order to end, reloading on the way; returns how. A second one does not wait.
-    async fn end(&mut self, shared: &Arc<Shared>) -> End {
-        loop {
-            let wish = tokio::select! {
-                _ = self.terminate.recv() => return End::Drain(shared.config.load().drain_timeout),
-                _ = self.interrupt.recv() => return End::Drain(Duration::ZERO),
-                _ = self.hangup.recv() => {
-                    // It is in the log.
-                    let _ = reload(shared, Config::reload).await;
-                    continue;
-                }
-                wish = self.wishes.recv() => wish,
-            };
-            match wish {
-                Some(Wish::Reload(reply)) => {
-                    // Who asked may be gone.
-                    let _ = reply.send(reload(shared, Config::reload).await);
-                }
-                Some(Wish::Set { key, value, reply }) => {
-                    let _ = reply.send(reload(shared, move |config| config.set(&key, &value)).await);
-                }
-                Some(Wish::Shutdown(Shutdown::Now)) => return End::Drain(Duration::ZERO),
-                Some(Wish::Shutdown(Shutdown::WaitForServers)) => return End::WaitForServers,
-                Some(Wish::Shutdown(Shutdown::WaitForClients)) => return End::WaitForClients,
-                // Consoles are there as long as the server is.
-                None => std::future::pending().await,
-            }
-        }
-    }
-}
-
-/// Puts another configuration in force, made from the one that is: all of it or, if anything is wrong, nothing.
-async fn reload(
-    shared: &Arc<Shared>,
-    make: impl FnOnce(&Config) -> Result<Config, ConfigErrors> + Send + 'static,
-) -> Result<(), String> {
-    let old = shared.config.load_full();
-    let read = move || -> Result<_, Failure> {
-        let config = make(&old).map_err(|errors| errors.to_string())?;
-        let tls = ServerTls::build(&config.client_tls)?;
-        Ok((config, tls))
-    };
-    let outcome = match tokio::task::spawn_blocking(read).await {
-        Ok(Ok((config, tls))) => {
-            let config = Arc::new(config);
-            shared.registry.reload(config.clone()).map_err(Failure::from).map(|()| {
-                for warning in &config.warnings {
-                    tracing::warn!("{warning}");
-                }
-                show_config(&config);
-                shared.tls.store(tls.map(Arc::new));
-                shared.config.store(config);
-                shared.auth_query.clear();
-                warm(shared);
-            })
-        }
-        Ok(Err(error)) => Err(error),
-        Err(error) => Err(error.into()),
-    };
-    let outcome = outcome.map_err(|error| error.to_string());
-    match &outcome {
-        Ok(()) => {
-            tracing::info!("configuration reloaded");
-            metrics().count_reload();
-        }
-        Err(error) => {
-            tracing::error!("configuration not reloaded, the old one stays in force:\n{error}");
-            metrics().count_failed_reload();
-        }
-    }
-    outcome
-}
-
-/// Shows the configuration in force in the metrics.
-fn show_config(config: &Config) {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    metrics().show_config(now.as_secs_f64(), &config.fingerprint(), config.max_clients);
-}
-
 /// Ends as we are told.
 async fn end(shared: &Shared, how: End) {
     let timeout = match how {
@@ -279,76 +170,6 @@ async fn all_gone(shared: &Shared) {
     while clients(shared) > 0 || lent() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-}
-
-/// Something that clients connect to.
-enum Listener {
-    Tcp(TcpListener),
-    Unix(UnixListener, PathBuf),
-}
-
-impl Listener {
-    fn bind(address: &ListenAddr) -> Result<Self, Failure> {
-        match address {
-            ListenAddr::Tcp(address) => {
-                bind_tcp(*address).map(Self::Tcp).map_err(|error| cannot_listen(address, "listen", &error))
-            }
-            ListenAddr::Unix(path) => {
-                remove_stale(path);
-                let listener =
-                    UnixListener::bind(path).map_err(|error| cannot_listen(&path.display(), "listen", &error))?;
-                // As PostgreSQL's own (`unix_socket_permissions`): who may connect is decided by the login.
-                let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o777);
-                std::fs::set_permissions(path, everybody)
-                    .map_err(|error| cannot_listen(&path.display(), "listen", &error))?;
-                Ok(Self::Unix(listener, path.clone()))
-            }
-        }
-    }
-
-    async fn accept(&self) -> io::Result<(Plain, Option<SocketAddr>)> {
-        match self {
-            Self::Tcp(listener) => {
-                let (stream, peer) = listener.accept().await?;
-                Ok((Plain::tcp(stream)?, Some(peer)))
-            }
-            Self::Unix(listener, _) => Ok((Plain::Unix(listener.accept().await?.0), None)),
-        }
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        if let Self::Unix(_, path) = self {
-            // Nobody can connect to it any more; if it is gone already, so much the better.
-            let _ = std::fs::remove_file(path);
-        }
-    }
-}
-
-/// A socket file that nobody listens on was left by a process that was killed.
-fn remove_stale(path: &std::path::Path) {
-    let refused = std::os::unix::net::UnixStream::connect(path)
-        .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
-    if refused {
-        let _ = std::fs::remove_file(path);
-    }
-}
-
-fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
-fn cannot_listen(address: &dyn std::fmt::Display, setting: &str, error: &io::Error) -> Failure {
-    let hint = match error.kind() {
-        io::ErrorKind::AddrInUse => "; another process listens there",
-        io::ErrorKind::PermissionDenied => "; ports below 1024 need a privilege",
-        _ => "",
-    };
-    format!("cannot listen on {address} (setting {setting}): {error}{hint}").into()
 }
 
 /// Accepts until told to stop. An error (out of descriptors, say) is waited out; it never ends the loop.

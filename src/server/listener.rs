@@ -1,0 +1,84 @@
+//! What clients connect to: bound, accepted from, and cleared away.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
+
+use super::Failure;
+use crate::config::ListenAddr;
+use crate::net::Plain;
+
+/// Connections that the kernel completes before we accept them: a burst of 1,000 must not see a refused one.
+const BACKLOG: u32 = 4096;
+
+/// Something that clients connect to.
+pub(super) enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener, PathBuf),
+}
+
+impl Listener {
+    pub(super) fn bind(address: &ListenAddr) -> Result<Self, Failure> {
+        match address {
+            ListenAddr::Tcp(address) => {
+                bind_tcp(*address).map(Self::Tcp).map_err(|error| cannot_listen(address, "listen", &error))
+            }
+            ListenAddr::Unix(path) => {
+                remove_stale(path);
+                let listener =
+                    UnixListener::bind(path).map_err(|error| cannot_listen(&path.display(), "listen", &error))?;
+                // As PostgreSQL's own (`unix_socket_permissions`): who may connect is decided by the login.
+                let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+                std::fs::set_permissions(path, everybody)
+                    .map_err(|error| cannot_listen(&path.display(), "listen", &error))?;
+                Ok(Self::Unix(listener, path.clone()))
+            }
+        }
+    }
+
+    pub(super) async fn accept(&self) -> io::Result<(Plain, Option<SocketAddr>)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok((Plain::tcp(stream)?, Some(peer)))
+            }
+            Self::Unix(listener, _) => Ok((Plain::Unix(listener.accept().await?.0), None)),
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Self::Unix(_, path) = self {
+            // Nobody can connect to it any more; if it is gone already, so much the better.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// A socket file that nobody listens on was left by a process that was killed.
+fn remove_stale(path: &std::path::Path) {
+    let refused = std::os::unix::net::UnixStream::connect(path)
+        .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+    if refused {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+pub(super) fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+pub(super) fn cannot_listen(address: &dyn std::fmt::Display, setting: &str, error: &io::Error) -> Failure {
+    let hint = match error.kind() {
+        io::ErrorKind::AddrInUse => "; another process listens there",
+        io::ErrorKind::PermissionDenied => "; ports below 1024 need a privilege",
+        _ => "",
+    };
+    format!("cannot listen on {address} (setting {setting}): {error}{hint}").into()
+}
