@@ -12,6 +12,7 @@ mod lease;
 mod params;
 mod pressure;
 mod registry;
+mod reload;
 mod roster;
 mod store;
 mod totals;

@@ -3,6 +3,7 @@
 
 mod act;
 mod command;
+mod extended;
 mod session;
 mod views;
 

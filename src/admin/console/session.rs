@@ -2,7 +2,6 @@
 //! piece; what is read is bounded.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::io;
 use std::sync::Arc;
 use std::vec::IntoIter;
@@ -16,8 +15,8 @@ use crate::client::{Access, Operator};
 use crate::error::{Error, Side, SqlState};
 use crate::net::Socket;
 use crate::wire::backend::{self, Severity, Status};
-use crate::wire::frontend::{self, Named, Parse};
-use crate::wire::rows::{self, Bind, Formats};
+use crate::wire::frontend;
+use crate::wire::rows::{self, Formats};
 use crate::wire::{HEADER, split_cstr};
 
 /// Commands are short.
@@ -28,34 +27,28 @@ fn limit(_tag: u8) -> usize {
 /// An answer is sent in pieces of about this size.
 const PIECE: usize = 64 * 1024;
 
-/// Statements and portals that an operator may have.
-const MOST_NAMES: usize = 100;
-
-/// Tables that an operator may have read in part. With thousands of clients each is megabytes.
-const MOST_HALF_READ: usize = 2;
-
 /// What was bound.
-struct Portal {
-    command: Command,
-    formats: Formats,
+pub(super) struct Portal {
+    pub(super) command: Command,
+    pub(super) formats: Formats,
     /// The rows to come, once it runs.
-    rows: Option<IntoIter<Row>>,
+    pub(super) rows: Option<IntoIter<Row>>,
 }
 
 /// An operator's session.
 pub(super) struct Session<'a> {
     console: &'a Arc<Console>,
-    operator: Operator,
+    pub(super) operator: Operator,
     entry: ConsoleEntry,
-    statements: HashMap<Vec<u8>, Command>,
-    portals: HashMap<Vec<u8>, Portal>,
+    pub(super) statements: HashMap<Vec<u8>, Command>,
+    pub(super) portals: HashMap<Vec<u8>, Portal>,
     status: Status,
     /// After an error, up to Sync.
     skipping: bool,
 }
 
 /// Why a session ends.
-enum End {
+pub(super) enum End {
     /// The operator left, or is gone.
     Left,
     /// It is told why.
@@ -190,7 +183,7 @@ impl<'a> Session<'a> {
         self.perform(&mut portal, 0).await
     }
 
-    fn read(&self, text: &[u8]) -> Result<Command, Error> {
+    pub(super) fn read(&self, text: &[u8]) -> Result<Command, Error> {
         let text = std::str::from_utf8(text)
             .map_err(|_| Error::new(Side::Client, SqlState::CHARACTER_NOT_IN_REPERTOIRE, "commands are in UTF-8"))?;
         let command = Command::parse(text)?;
@@ -198,7 +191,7 @@ impl<'a> Session<'a> {
         Ok(command)
     }
 
-    fn check(&self, command: &Command) -> Result<(), Error> {
+    pub(super) fn check(&self, command: &Command) -> Result<(), Error> {
         match command {
             _ if self.status != Status::Failed => Ok(()),
             Command::End(_) => Ok(()),
@@ -209,93 +202,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn parse(&mut self, body: &[u8]) -> Result<(), Trouble> {
-        let Parse { name, text, .. } = Parse::decode(body).ok_or_else(malformed)?;
-        let command = self.read(text)?;
-        if self.statements.len() >= MOST_NAMES {
-            return Err(too_many_names().into());
-        }
-        match self.statements.entry(name.to_vec()) {
-            Entry::Occupied(known) if !known.key().is_empty() => {
-                let message = format!("prepared statement \"{}\" already exists", String::from_utf8_lossy(name));
-                return Err(Error::new(Side::Client, SqlState::DUPLICATE_PSTATEMENT, message).into());
-            }
-            Entry::Occupied(mut unnamed) => drop(unnamed.insert(command)),
-            Entry::Vacant(new) => drop(new.insert(command)),
-        }
-        backend::bare(self.operator.socket.output(), backend::PARSE_COMPLETE);
-        Ok(())
-    }
-
-    fn bind(&mut self, body: &[u8]) -> Result<(), Trouble> {
-        let Bind { portal, statement, parameters, formats } = Bind::decode(body).ok_or_else(malformed)?;
-        let command = self.statement(statement)?.clone();
-        self.check(&command)?;
-        if parameters > 0 {
-            let message = format!("bind message supplies {parameters} parameters, but commands take none");
-            return Err(Error::protocol(message).into());
-        }
-        if self.portals.len() >= MOST_NAMES {
-            return Err(too_many_names().into());
-        }
-        self.portals.insert(portal.to_vec(), Portal { command, formats, rows: None });
-        backend::bare(self.operator.socket.output(), backend::BIND_COMPLETE);
-        Ok(())
-    }
-
-    fn statement(&self, name: &[u8]) -> Result<&Command, Error> {
-        self.statements.get(name).ok_or_else(|| {
-            let message = format!("prepared statement \"{}\" does not exist", String::from_utf8_lossy(name));
-            Error::new(Side::Client, SqlState::INVALID_SQL_STATEMENT_NAME, message)
-        })
-    }
-
-    fn describe(&mut self, body: &[u8]) -> Result<(), Trouble> {
-        let whole = Formats::default();
-        let (command, formats, is_statement) = match Named::decode(body).ok_or_else(malformed)? {
-            Named::Statement(name) => (self.statement(name)?, &whole, true),
-            Named::Portal(name) => {
-                let portal = self.portals.get(name).ok_or_else(|| no_portal(name))?;
-                (&portal.command, &portal.formats, false)
-            }
-        };
-        let out = &mut bytes::BytesMut::new();
-        if is_statement {
-            rows::no_parameters(out);
-        }
-        match command {
-            Command::Show(view) => rows::description(out, view.columns, formats),
-            _ => backend::bare(out, backend::NO_DATA),
-        }
-        self.operator.socket.output().extend_from_slice(out);
-        Ok(())
-    }
-
-    async fn execute(&mut self, body: &[u8]) -> Result<(), Trouble> {
-        let (name, rest) = split_cstr(body).ok_or_else(malformed)?;
-        let most = rest.first_chunk::<4>().ok_or_else(malformed)?;
-        let is_half_read = |portal: &&Portal| portal.rows.as_ref().is_some_and(|rows| rows.len() > 0);
-        let half_read = self.portals.values().filter(is_half_read).count();
-        let mut portal = self.portals.remove(name).ok_or_else(|| no_portal(name))?;
-        if portal.rows.is_none() && half_read >= MOST_HALF_READ {
-            return Err(too_many_half_read().into());
-        }
-        let done = self.perform(&mut portal, usize::try_from(i32::from_be_bytes(*most)).unwrap_or(0)).await;
-        self.portals.insert(name.to_vec(), portal);
-        done
-    }
-
-    fn close(&mut self, body: &[u8]) -> Result<(), Trouble> {
-        match Named::decode(body).ok_or_else(malformed)? {
-            Named::Statement(name) => drop(self.statements.remove(name)),
-            Named::Portal(name) => drop(self.portals.remove(name)),
-        }
-        backend::bare(self.operator.socket.output(), backend::CLOSE_COMPLETE);
-        Ok(())
-    }
-
     /// Runs what was bound, or goes on with it, for at most so many rows (0: all).
-    async fn perform(&mut self, portal: &mut Portal, most: usize) -> Result<(), Trouble> {
+    pub(super) async fn perform(&mut self, portal: &mut Portal, most: usize) -> Result<(), Trouble> {
         let tag = match &portal.command {
             Command::Empty => {
                 backend::bare(self.operator.socket.output(), backend::EMPTY_QUERY);
@@ -366,7 +274,7 @@ async fn read(view: &'static View, watched: &Arc<Watched>) -> Result<Vec<Row>, E
 }
 
 /// What goes wrong with a message.
-enum Trouble {
+pub(super) enum Trouble {
     /// It is refused.
     Error(Error),
     /// The session ends.
@@ -400,30 +308,13 @@ async fn gone(socket: &mut Socket) {
 }
 
 #[cold]
-fn malformed() -> Error {
+pub(super) fn malformed() -> Error {
     Error::protocol("malformed message")
-}
-
-#[cold]
-fn no_portal(name: &[u8]) -> Error {
-    let message = format!("portal \"{}\" does not exist", String::from_utf8_lossy(name));
-    Error::new(Side::Client, SqlState::INVALID_CURSOR_NAME, message)
 }
 
 #[cold]
 fn no_functions() -> Error {
     Error::new(Side::Client, SqlState::FEATURE_NOT_SUPPORTED, "there are no functions on the admin console")
-}
-
-#[cold]
-fn too_many_names() -> Error {
-    Error::new(Side::Client, SqlState::PROGRAM_LIMIT_EXCEEDED, "too many prepared statements on the admin console")
-}
-
-#[cold]
-fn too_many_half_read() -> Error {
-    let message = format!("more than {MOST_HALF_READ} tables of the admin console are read in part");
-    Error::new(Side::Client, SqlState::PROGRAM_LIMIT_EXCEEDED, message).hint("Read them to their end, or close them.")
 }
 
 #[cold]
