@@ -393,3 +393,23 @@ fn it_ends_at_once_or_when_servers_or_clients_are_done() -> Result {
     }
     eventually("no backend is left", || Ok(cluster.backends()? == 0))
 }
+
+#[test]
+fn who_waits_out_a_pause_is_told_at_once_that_it_ends() -> Result {
+    let cluster = Cluster::start()?;
+    for terminate in [true, false] {
+        let mut proxy = Config::of(&cluster).top("drain_timeout = \"1min\"").console().start()?;
+        let (mut client, mut console) = (proxy.target().connect()?, proxy.console().connect()?);
+        console.order("PAUSE app")?;
+        client.say(&Say::new().query("select 1"))?;
+        eventually("it waits", || Ok(console.pool("SHOW POOLS")?["cl_waiting"] == "1"))?;
+        if terminate {
+            proxy.signal("TERM")?;
+        } else {
+            console.order("SHUTDOWN WAIT_FOR_SERVERS")?;
+        }
+        assert_eq!(client.read_to_close()?.error().code, "57P01");
+        assert!(proxy.wait_exit()?.success());
+    }
+    Ok(())
+}

@@ -146,7 +146,8 @@ impl Session {
             }
             handle.listen(cx.waker());
             let order = handle.order();
-            if order >= Order::Stop {
+            // Who may stay for its transaction has none yet, and does not wait for an operator to resume its pool.
+            if order >= Order::Stop || (order == Order::Drain && handle.pool.is_held()) {
                 return Poll::Ready(Err(NoLease::Refused(told_to_leave(order))));
             }
             if handle.waits_cancelled() {
