@@ -106,6 +106,23 @@ fn it_speaks_the_protocol_as_postgresql_does() -> Result {
 }
 
 #[test]
+fn what_pinned_a_client_is_shown_without_values() -> Result {
+    let cluster = Cluster::start()?;
+    let proxy = Config::of(&cluster).console().start()?;
+    let mut console = proxy.console().connect()?;
+    for (said, shown) in [
+        ("select 4111111111111111 card, pg_advisory_lock(1)", "select"),
+        ("create temp table t (n int)", "create temp table"),
+    ] {
+        let mut client = proxy.target().connect()?;
+        client.query(said)?;
+        eventually("it is pinned", || Ok(console.table("SHOW PINS")?.iter().any(|row| row["statement"] == shown)))?;
+    }
+    assert!(!proxy.log().contains("41111"));
+    Ok(())
+}
+
+#[test]
 fn messages_are_taken_as_postgresql_takes_them() -> Result {
     let cluster = Cluster::start()?;
     let proxy = Config::of(&cluster).console().start()?;
