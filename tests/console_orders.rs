@@ -413,3 +413,20 @@ fn who_waits_out_a_pause_is_told_at_once_that_it_ends() -> Result {
     }
     Ok(())
 }
+
+#[test]
+fn who_begins_to_listen_before_a_pause_does_not_hold_it_up() -> Result {
+    let cluster = Cluster::start()?;
+    let proxy = Config::of(&cluster).console().start()?;
+    let (mut client, mut looker) = (proxy.target().connect()?, proxy.console().connect()?);
+    client.value("begin")?;
+    client.query("listen c")?;
+    let pause = later(&proxy.console(), "PAUSE");
+    eventually("it is paused", || Ok(looker.pool("SHOW POOLS")?["paused"] == "1"))?;
+    client.value("commit")?;
+    // As anybody who listens when its backend is closed.
+    assert_eq!(client.read_to_close()?.error().code, "57P01");
+    answered(pause)?;
+    assert_eq!(cluster.backends()?, 0);
+    Ok(())
+}

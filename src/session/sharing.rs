@@ -17,7 +17,7 @@ impl Session {
     /// The backend is lost.
     pub(super) async fn share_channels(&mut self, lease: &mut Lease) -> Result<(), AskError> {
         let is_all = self.pins.only(Effects::PINS) == PinReason::Listen.effect() && self.mode() != PoolMode::Session;
-        if !is_all || !lease.may_listen() || self.params.encoding() != "UTF8" {
+        if !is_all || self.params.encoding() != "UTF8" {
             return Ok(());
         }
         // A cancel that comes now is not meant for our question.
