@@ -89,6 +89,8 @@ fn it_speaks_the_protocol_as_postgresql_does() -> Result {
     assert_eq!(console.ask(&twice)?.error().code, "42P05");
     let many = (0..200).fold(Say::new(), |say, n| say.parse(&format!("s{n}"), "SHOW LISTS", &[]));
     assert_eq!(console.ask(&many.sync())?.error().code, "54000");
+    let again = Say::new().parse("", "SHOW LISTS", &[]).bind("p", "", &[]).bind("p", "", &[]).sync();
+    assert_eq!(console.ask(&again)?.error().code, "42P03");
     // What drivers say.
     for (said, tag) in [
         ("SET extra_float_digits = 3", "SET"),
@@ -111,8 +113,8 @@ fn what_pinned_a_client_is_shown_without_values() -> Result {
     let proxy = Config::of(&cluster).console().start()?;
     let mut console = proxy.console().connect()?;
     for (said, shown) in [
-        ("select 4111111111111111 card, pg_advisory_lock(1)", "select"),
-        ("create temp table t (n int)", "create temp table"),
+        ("select 4111111111111111 card, pg_advisory_lock(1)", "SELECT"),
+        ("create temp table t (n int)", "CREATE TEMP TABLE"),
     ] {
         let mut client = proxy.target().connect()?;
         client.query(said)?;

@@ -149,6 +149,7 @@ fn a_pause_that_is_given_up_is_taken_back() -> Result {
     // One that is complete stays when its console leaves.
     drop(console);
     assert_eq!(looker.row("SHOW DATABASES", "name", "app")?["paused"], "1");
+    assert_eq!(looker.query("PAUSE nothing")?.error().code, "3D000");
     Ok(())
 }
 
@@ -181,7 +182,9 @@ fn a_pause_that_another_operator_takes_back_is_not_called_complete() -> Result {
 #[test]
 fn one_database_is_held_and_not_the_others() -> Result {
     let cluster = Cluster::start()?;
-    let other = format!("[databases.other]\nhost = \"127.0.0.1\"\nport = {}\ndbname = \"app\"", cluster.port());
+    let port = cluster.port();
+    let other = format!("[databases.other]\nhost = \"127.0.0.1\"\nport = {port}\ndbname = \"app\"\n");
+    let other = format!("{other}[databases.\"*\"]\nhost = \"127.0.0.1\"\nport = {port}\ndbname = \"app\"");
     let proxy = Config::of(&cluster).section(&other).console().start()?;
     let mut console = proxy.console().connect()?;
     let (mut held, mut free) = (proxy.target().connect()?, proxy.target().database("other").connect()?);
@@ -189,7 +192,6 @@ fn one_database_is_held_and_not_the_others() -> Result {
     held.say(&Say::new().query("select 1"))?;
     assert_eq!(free.value("select 2")?, "2");
     assert_eq!(console.query("RESUME other")?.error().code, "55000");
-    assert_eq!(console.query("PAUSE nothing")?.error().code, "3D000");
     // Of all that are held, one is let go.
     console.order("PAUSE")?;
     console.order("RESUME app")?;
@@ -198,6 +200,14 @@ fn one_database_is_held_and_not_the_others() -> Result {
     eventually("it waits", || Ok(console.row("SHOW POOLS", "database", "other")?["cl_waiting"] == "1"))?;
     console.order("RESUME")?;
     assert_eq!(free.read_ready(1)?.value(), "3");
+    // So are those that nobody has asked for yet.
+    console.order("PAUSE")?;
+    console.order("RESUME app")?;
+    assert_eq!(held.value("select 1")?, "1");
+    console.order("SET client_login_timeout = '500ms'")?;
+    assert_eq!(proxy.target().database("third").refusal()?.code, "57014");
+    console.order("RELOAD")?;
+    console.order("RESUME")?;
     // Shut to new clients; those that are there stay.
     console.order("DISABLE app")?;
     let refused = proxy.target().refusal()?;
@@ -429,4 +439,23 @@ fn who_begins_to_listen_before_a_pause_does_not_hold_it_up() -> Result {
     answered(pause)?;
     assert_eq!(cluster.backends()?, 0);
     Ok(())
+}
+
+#[test]
+fn who_is_no_operator_any_more_is_none_on_an_open_console() -> Result {
+    let cluster = Cluster::start()?;
+    let users = format!("[users.operator]\npassword = \"{PASSWORD}\"\n[users.watcher]\npassword = \"{PASSWORD}\"");
+    let with = |admins: &str, stats: &str| {
+        Config::of(&cluster).top(&format!("admin_users = {admins}\nstats_users = {stats}")).section(&users)
+    };
+    let proxy = with("[\"operator\", \"watcher\"]", "[]").start()?;
+    let watcher = proxy.console().user("watcher", PASSWORD);
+    let (mut operator, mut watcher) = (proxy.console().connect()?, watcher.connect()?);
+    watcher.order("RECONNECT")?;
+    proxy.reload(&with("[\"operator\"]", "[\"watcher\"]"))?;
+    eventually("it may only look", || Ok(watcher.query("RECONNECT")?.error().code == "42501"))?;
+    assert!(!watcher.table("SHOW POOLS")?.is_empty());
+    proxy.reload(&with("[\"operator\"]", "[]"))?;
+    eventually("it may not even look", || Ok(watcher.first_error(&Say::new().query("SHOW POOLS"))?.code == "28000"))?;
+    operator.order("RECONNECT")
 }

@@ -132,8 +132,13 @@ pub fn diagnose(facts: &Facts) -> Diagnosis {
 
 fn paused(pool: &PoolFacts) -> Option<Diagnosis> {
     let waiting = waiting(pool).unwrap_or_else(|| "nobody waits yet".to_owned());
+    let lent = match (pool.active, pool.pinned.count) {
+        (0, _) => String::new(),
+        (active, 0) => format!("{active} backends are still lent; "),
+        (active, pinned) => format!("{active} backends are still lent, {pinned} of them to pinned clients; "),
+    };
     let sentence =
-        format!("pool {} is paused by an operator; {waiting}; RESUME on the admin console ends it", pool.name);
+        format!("pool {} is paused by an operator; {lent}{waiting}; RESUME on the admin console ends it", pool.name);
     pool.paused.then(|| if pool.waiting.count > 0 { trouble(sentence) } else { notice(sentence) })
 }
 
@@ -344,6 +349,9 @@ mod tests {
         assert_eq!(of(held).0, Severity::Notice);
         let paused = PoolFacts { active: 0, waiting: Holders::default(), paused: true, ..pool() };
         assert_eq!(of(paused).0, Severity::Notice);
+        let pinned = Holders { count: 1, ..Holders::default() };
+        let (_, sentence) = of(PoolFacts { active: 2, pinned, paused: true, ..pool() });
+        assert!(sentence.contains("2 backends are still lent, 1 of them to pinned clients"), "{sentence}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::login::prove;
 use super::startup::Arrival;
 use super::{Refusal, Shared};
-use crate::config::Config;
+use crate::config::{Config, Console};
 use crate::error::{Error, Side, SqlState};
 use crate::net::Socket;
 use crate::pool::PoolKey;
@@ -19,13 +19,25 @@ pub enum Access {
     Admin,
 }
 
+impl Access {
+    /// What a user may do; `None`: it has no business there.
+    pub fn of(console: &Console, user: &str) -> Option<Self> {
+        let is_in = |names: &[String]| names.iter().any(|name| name == user);
+        match (is_in(&console.admins), is_in(&console.stats)) {
+            (true, _) => Some(Access::Admin),
+            (false, true) => Some(Access::Stats),
+            (false, false) => None,
+        }
+    }
+}
+
 /// Somebody who asked for the console, has proved who it is, and may use it. The next that it is told is AuthenticationOk.
 pub struct Operator {
     /// The connection.
     pub socket: Socket,
     /// Who it is.
     pub user: String,
-    /// What it may do.
+    /// What it may do as it comes.
     pub access: Access,
     /// Where it comes from; `None`: a Unix socket.
     pub peer: Option<SocketAddr>,
@@ -43,18 +55,12 @@ pub(super) async fn login(
 ) -> Result<Access, Refusal> {
     let secret = config.users.get(&key.user).and_then(|user| user.secret.as_ref());
     prove(shared, config, socket, arrival, key, secret).await?;
-    let is_in = |names: &[String]| names.contains(&key.user);
-    if is_in(&config.console.admins) {
-        Ok(Access::Admin)
-    } else if is_in(&config.console.stats) {
-        Ok(Access::Stats)
-    } else {
-        Err(not_allowed(&key.user).into())
-    }
+    Access::of(&config.console, &key.user).ok_or_else(|| not_allowed(&key.user).into())
 }
 
+/// 28000.
 #[cold]
-fn not_allowed(user: &str) -> Error {
+pub fn not_allowed(user: &str) -> Error {
     Error::new(
         Side::Client,
         SqlState::INVALID_AUTHORIZATION_SPECIFICATION,

@@ -27,7 +27,7 @@ use crate::secrets::{AuthQueryCache, Verifiers};
 use crate::session::Session;
 use crate::trouble;
 use crate::wire::backend::{self, Severity};
-pub use console::{Access, Operator};
+pub use console::{Access, Operator, not_allowed};
 pub use passthrough::PassedThrough;
 
 /// What all clients share.
@@ -231,7 +231,7 @@ fn login_timeout(limit: std::time::Duration, paused: bool) -> Error {
         format!("canceling authentication due to timeout: not finished within client_login_timeout ({limit:?})"),
     )
     .hint(match paused {
-        true => "A database is paused on pgfunnel's console; RESUME lets clients go on.",
+        true => "A database is paused on pgfunnel's console; if it is this one, RESUME lets clients go on.",
         false => "Raise client_login_timeout if clients or the database are that slow.",
     })
 }

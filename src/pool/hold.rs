@@ -18,10 +18,19 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Which databases are held, and which are shut.
 #[derive(Debug, Default)]
 pub(super) struct Held {
-    /// Those that will come, too.
+    /// All, those that will come, too.
     all: bool,
-    databases: HashSet<String>,
+    /// But these, that were let go since.
+    except: HashSet<String>,
+    /// Those that were named.
+    named: HashSet<String>,
     disabled: HashSet<String>,
+}
+
+impl Held {
+    pub(super) fn has(&self, database: &str) -> bool {
+        self.named.contains(database) || self.all && !self.except.contains(database)
+    }
 }
 
 /// Whether a pool is held.
@@ -33,7 +42,8 @@ pub(super) struct Hold {
 }
 
 impl Registry {
-    fn held(&self) -> MutexGuard<'_, Held> {
+    /// Locked before the pools are, if both are.
+    pub(super) fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -47,32 +57,26 @@ impl Registry {
     pub fn pause(&self, database: Option<&str>) {
         let mut held = self.held();
         match database {
-            Some(name) => drop(held.databases.insert(name.to_owned())),
-            None => held.all = true,
+            Some(name) => drop(held.named.insert(name.to_owned())),
+            None => (held.all, held.except) = (true, HashSet::new()),
         }
-        // Under the lock, as all that follows from it: a pool that is made meanwhile comes before or after.
-        self.of(database).for_each(|pool| pool.hold(true));
+        self.hold_as(&held, database);
     }
 
     /// Ends that, for this database or for all. `false`: it was not so.
     pub fn resume(&self, database: Option<&str>) -> bool {
         let mut held = self.held();
-        let was = match database {
-            // One of all of them is let go, the others are not.
-            Some(name) if held.all => {
-                held.all = false;
-                held.databases = self.config().databases.keys().cloned().collect();
-                held.databases.extend(self.all().iter().map(|pool| pool.key.database.clone()));
-                held.databases.remove(name)
+        let was = database.map_or(held.all || !held.named.is_empty(), |name| held.has(name));
+        match database {
+            Some(name) => {
+                held.named.remove(name);
+                if held.all {
+                    held.except.insert(name.to_owned());
+                }
             }
-            Some(name) => held.databases.remove(name),
-            None => {
-                let was = held.all || !held.databases.is_empty();
-                (held.all, held.databases) = (false, HashSet::new());
-                was
-            }
-        };
-        self.of(database).for_each(|pool| pool.hold(false));
+            None => (held.all, held.except, held.named) = Default::default(),
+        }
+        self.hold_as(&held, database);
         was
     }
 
@@ -80,31 +84,32 @@ impl Registry {
     pub fn take_back(&self, database: Option<&str>) {
         let mut held = self.held();
         match database {
-            Some(name) => drop(held.databases.remove(name)),
-            None => held.all = false,
+            Some(name) => drop(held.named.remove(name)),
+            None => (held.all, held.except) = Default::default(),
         }
-        let stays = |pool: &Arc<Pool>| held.all || held.databases.contains(&pool.key.database);
-        self.of(database).filter(|pool| !stays(pool)).for_each(|pool| pool.hold(false));
+        self.hold_as(&held, database);
     }
 
-    /// Holds a new pool, if its database is held.
-    pub(super) fn hold_new(&self, pool: &Arc<Pool>) {
-        let held = self.held();
-        if held.all || held.databases.contains(&pool.key.database) {
-            pool.hold(true);
+    /// Holds pools or lets them go. Under the lock, so that a pool that is made meanwhile comes before or after.
+    fn hold_as(&self, held: &Held, database: Option<&str>) {
+        for pool in self.of(database) {
+            let hold = held.has(&pool.key.database);
+            if hold != pool.is_held() {
+                pool.hold(hold);
+            }
         }
     }
 
     /// Whether a database is held; `None`: all are.
     pub fn is_paused(&self, database: Option<&str>) -> bool {
         let held = self.held();
-        held.all || database.is_some_and(|name| held.databases.contains(name))
+        database.map_or(held.all && held.except.is_empty(), |name| held.has(name))
     }
 
     /// Whether any is.
     pub fn holds_any(&self) -> bool {
         let held = self.held();
-        held.all || !held.databases.is_empty()
+        held.all || !held.named.is_empty()
     }
 
     /// Waits until a database is not held.

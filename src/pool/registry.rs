@@ -97,12 +97,16 @@ impl Registry {
         let config = self.config();
         let target = self.target(&config, key, credential)?;
         let settings = config.pool_settings(&key.database, &key.user).ok_or_else(|| no_database(&key.database))?;
+        let held = self.held();
         let mut pools = self.pools.write().unwrap_or_else(PoisonError::into_inner);
-        let pool = pools.entry(key.clone()).or_insert_with(|| Arc::new(self.new_pool(&config, key, settings, target)));
-        let pool = pool.clone();
-        drop(pools);
-        self.hold_new(&pool);
-        Ok(pool)
+        let pool = pools.entry(key.clone()).or_insert_with(|| {
+            let pool = Arc::new(self.new_pool(&config, key, settings, target));
+            if held.has(&key.database) {
+                pool.hold(true);
+            }
+            pool
+        });
+        Ok(pool.clone())
     }
 
     /// What a pool that there is proves to PostgreSQL.

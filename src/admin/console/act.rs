@@ -79,14 +79,14 @@ impl Console {
 }
 
 impl Action {
-    /// The database that it is about.
+    /// The database that must be there for it.
     fn database(&self) -> Option<&str> {
         match self {
-            Action::Pause(name) | Action::Resume(name) | Action::Reconnect(name) | Action::WaitClose(name) => {
-                name.as_deref()
-            }
-            Action::Disable(name) | Action::Enable(name) | Action::Kill(name) => Some(name),
+            Action::Pause(name) | Action::Reconnect(name) | Action::WaitClose(name) => name.as_deref(),
+            Action::Disable(name) | Action::Kill(name) => Some(name),
             Action::KillClient(_) | Action::Reload | Action::Shutdown(_) | Action::Set(..) => None,
+            // One that a reload has taken away may still be let go.
+            Action::Resume(_) | Action::Enable(_) => None,
         }
     }
 }

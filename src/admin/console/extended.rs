@@ -20,7 +20,7 @@ impl Session<'_> {
     pub(super) fn parse(&mut self, body: &[u8]) -> Result<(), Trouble> {
         let Parse { name, text, .. } = Parse::decode(body).ok_or_else(malformed)?;
         let command = self.read(text)?;
-        if self.statements.len() >= MOST_NAMES {
+        if self.statements.len() >= MOST_NAMES && !self.statements.contains_key(name) {
             return Err(too_many_names().into());
         }
         match self.statements.entry(name.to_vec()) {
@@ -43,7 +43,12 @@ impl Session<'_> {
             let message = format!("bind message supplies {parameters} parameters, but commands take none");
             return Err(Error::protocol(message).into());
         }
-        if self.portals.len() >= MOST_NAMES {
+        let is_new = !self.portals.contains_key(portal);
+        if !is_new && !portal.is_empty() {
+            let message = format!("cursor \"{}\" already exists", String::from_utf8_lossy(portal));
+            return Err(Error::new(Side::Client, SqlState::DUPLICATE_CURSOR, message).into());
+        }
+        if is_new && self.portals.len() >= MOST_NAMES {
             return Err(too_many_names().into());
         }
         self.portals.insert(portal.to_vec(), Portal { command, formats, rows: None });

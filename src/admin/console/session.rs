@@ -11,7 +11,7 @@ use super::views::{Row, View};
 use super::{Console, PATIENCE};
 use crate::admin::Watched;
 use crate::cancel::ConsoleEntry;
-use crate::client::{Access, Operator};
+use crate::client::{Access, Operator, not_allowed};
 use crate::error::{Error, Side, SqlState};
 use crate::net::Socket;
 use crate::wire::backend::{self, Severity, Status};
@@ -204,6 +204,9 @@ impl<'a> Session<'a> {
 
     /// Runs what was bound, or goes on with it, for at most so many rows (0: all).
     pub(super) async fn perform(&mut self, portal: &mut Portal, most: usize) -> Result<(), Trouble> {
+        // As it is now: who is no operator any more since a reload is none on an open console either.
+        let access = Access::of(&self.console.watched.registry.config().console, &self.operator.user);
+        let access = access.ok_or_else(|| End::Told(not_allowed(&self.operator.user)))?;
         let tag = match &portal.command {
             Command::Empty => {
                 backend::bare(self.operator.socket.output(), backend::EMPTY_QUERY);
@@ -245,10 +248,11 @@ impl<'a> Session<'a> {
             Command::End(tag) => {
                 let failed = self.status == Status::Failed;
                 self.status = Status::Idle;
+                self.portals.clear();
                 if failed { "ROLLBACK" } else { tag }
             }
             Command::Do(action) => {
-                if self.operator.access != Access::Admin {
+                if access != Access::Admin {
                     return Err(admins_only(action.tag()).into());
                 }
                 tracing::info!(user = self.operator.user, "an operator says on the admin console: {action}");

@@ -5,6 +5,7 @@ use crate::admin::Survey;
 use crate::admin::snapshot::diagnosis;
 use crate::backend::Backend;
 use crate::cancel::Handle;
+use crate::client::Access;
 use crate::session::Session;
 use crate::trouble;
 
@@ -109,7 +110,6 @@ pub(super) static USERS: View = View {
         users.sort_by_key(|(name, _)| *name);
         let shown = users.into_iter().map(|(name, user)| {
             let own = || pools.iter().filter(|pool| pool.key.user == *name);
-            let is_in = |names: &[String]| names.contains(name);
             row![
                 name.as_str(),
                 user.pool.mode.map(pools::mode),
@@ -117,11 +117,10 @@ pub(super) static USERS: View = View {
                 own().map(|pool| pool.backends().len()).sum::<usize>(),
                 user.max_clients.unwrap_or(0),
                 own().map(|pool| pool.clients.load(std::sync::atomic::Ordering::Acquire)).sum::<usize>(),
-                match (is_in(&config.console.admins), is_in(&config.console.stats)) {
-                    (true, _) => Some("admin"),
-                    (false, true) => Some("stats"),
-                    (false, false) => None,
-                },
+                Access::of(&config.console, name).map(|access| match access {
+                    Access::Admin => "admin",
+                    Access::Stats => "stats",
+                }),
             ]
         });
         shown.collect()
