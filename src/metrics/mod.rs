@@ -7,6 +7,7 @@ pub mod counterparts;
 pub mod emf;
 mod pool;
 pub mod reading;
+mod text;
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
     CounterVec, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Registry,
 };
 use tokio::runtime::RuntimeMetrics;
 
@@ -30,9 +31,6 @@ use reading::Reading;
 /// From "at once" to longer than any sane limit, in seconds.
 const TIME_BUCKETS: [f64; 15] =
     [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 20.0, 60.0];
-
-/// Bytes of text for each series; that of a histogram is longer, most have none.
-const SERIES_LENGTH: usize = 600;
 
 /// All metrics of the process.
 pub struct Metrics {
@@ -226,13 +224,7 @@ impl Metrics {
 
     /// Everything in Prometheus' text format. Takes milliseconds where there are many pools: nothing for an event loop.
     pub fn render(&self) -> String {
-        let families = self.registry.gather();
-        let series: usize = families.iter().map(|family| family.get_metric().len()).sum();
-        let mut out = String::with_capacity(series * SERIES_LENGTH);
-        if let Err(error) = TextEncoder::new().encode_utf8(&families, &mut out) {
-            tracing::error!("metrics cannot be written: {error}");
-        }
-        out
+        text::encode(&self.registry.gather())
     }
 }
 
