@@ -91,8 +91,8 @@ impl Backend {
         loop {
             match tokio::time::timeout(AGAIN, &mut drain).await {
                 Ok(drained) => return drained,
-                // To its end: half-way it could still come to the next owner.
-                Err(_) if cancels => drop(cancel(&identity).await),
+                // To its end: one that was broken off could still come to the next owner.
+                Err(_) if cancels && cancel(&identity).await.is_err() => return false,
                 Err(_) => {}
             }
         }
