@@ -58,7 +58,7 @@ pub struct Watched {
     /// Whether new ones should come.
     pub readiness: Readiness,
     /// Open admin consoles.
-    pub consoles: AtomicUsize,
+    pub consoles: Arc<AtomicUsize>,
 }
 
 impl Watched {

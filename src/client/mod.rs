@@ -60,11 +60,11 @@ enum Admitted {
     Operator(Box<Operator>),
 }
 
-/// Counts a client while it lives.
-struct Count(Arc<AtomicUsize>);
+/// Counts a client, or an operator, while it lives.
+pub(crate) struct Count(Arc<AtomicUsize>);
 
 impl Count {
-    fn new(count: &Arc<AtomicUsize>) -> Self {
+    pub(crate) fn new(count: &Arc<AtomicUsize>) -> Self {
         count.fetch_add(1, Ordering::AcqRel);
         Self(count.clone())
     }

@@ -6,7 +6,7 @@ mod orders;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -53,7 +53,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         clients: shared.clients.clone(),
         count: shared.count.clone(),
         readiness: readiness.clone(),
-        consoles: AtomicUsize::new(0),
+        consoles: Arc::default(),
     });
     let http = http.map(|http| tokio::spawn(admin::serve(http, watched.clone())));
     let cloudwatch = shared.config.load().cloudwatch.clone();

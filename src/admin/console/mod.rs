@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Watched;
-use crate::client::{Access, Operator};
+use crate::client::{Access, Count, Operator};
 use crate::error::{Error, Side, SqlState};
 use crate::wire::backend::{self, Severity};
 use session::Session;
@@ -76,7 +76,7 @@ impl Console {
 
     /// Serves an operator until it leaves.
     pub async fn serve(self: Arc<Self>, mut operator: Box<Operator>) {
-        let open = Open::new(&self.watched);
+        let _open = Count::new(&self.watched.consoles);
         let most = if operator.access == Access::Admin { MOST } else { MOST - RESERVED };
         let refused = match (self.open() > most, self.watched.clients.enter_console(operator.key_length)) {
             (true, _) => too_many(most),
@@ -84,15 +84,12 @@ impl Console {
             (false, Ok(entry)) => {
                 // A machine that is gone is noticed.
                 operator.socket.io().plain().watch_peer(Some(PATIENCE));
-                let mut session = Session::new(&self, *operator, entry);
-                let _ = session.run().await;
-                return;
+                return Session::new(&self, *operator, entry).run().await;
             }
         };
         backend::error(operator.socket.output(), Severity::Fatal, &refused);
         let _ = tokio::time::timeout(PATIENCE, operator.socket.flush()).await;
         operator.socket.shutdown().await;
-        drop(open);
     }
 
     /// Tells all operators that the process ends.
@@ -114,22 +111,6 @@ impl Console {
     async fn closed(&self) {
         // An error means that we are gone ourselves.
         let _ = self.stay.subscribe().wait_for(|stay| !stay).await;
-    }
-}
-
-/// Counts a console while it lives.
-struct Open(Arc<Watched>);
-
-impl Open {
-    fn new(watched: &Arc<Watched>) -> Self {
-        watched.consoles.fetch_add(1, Ordering::AcqRel);
-        Self(watched.clone())
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.consoles.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
