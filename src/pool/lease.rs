@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::bounds::Seat;
-use super::gate::Waiting;
 use super::store::Taken;
 use super::{Doing, Places, Pool};
 use crate::backend::{Backend, Unfinished};
@@ -109,29 +108,25 @@ impl Lease {
 
     /// Removes what its clients have left behind; if that fails it is marked broken.
     pub async fn clean(&mut self) {
-        let pool = self.pool.clone();
-        let _cleaning = Waiting::new(&pool.cleaning);
+        self.show(Doing::Cleaning);
         self.deref_mut().clean().await;
+        self.show(Doing::Ready);
     }
 
     /// Gets the backend back from a client that vanished, in the background: what runs is cancelled, the transaction
     /// rolled back, what the client left behind removed. If that fails it is closed.
     pub fn recover(mut self, unfinished: Unfinished, residue: Effects) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        self.show(Doing::Recovering);
+        self.show(Doing::Cancelling);
         runtime.spawn(async move {
             self.residue.add(residue);
             // Of what was under way nobody knows what was done: prepared, put in force.
             let needs_clean = self.residue != Effects::NONE || unfinished.outstanding > 0 || unfinished.open_batch;
-            let pool = self.pool.clone();
-            {
-                let _cancelling = Waiting::new(&pool.cancelling);
-                self.deref_mut().recover(unfinished).await;
-            }
+            self.deref_mut().recover(unfinished).await;
+            self.show(Doing::Ready);
             if !self.broken && needs_clean {
                 self.clean().await;
             }
-            self.show(Doing::Ready);
             self.release();
         });
     }

@@ -87,10 +87,6 @@ pub struct Pool {
     pub clients: Arc<AtomicUsize>,
     /// Clients that hold a lease.
     pub active: AtomicUsize,
-    /// Lent backends of which a client that is gone left something running or open.
-    cancelling: AtomicUsize,
-    /// Lent backends of which something is being removed.
-    cleaning: AtomicUsize,
     /// Backends that listen for its clients.
     listening: AtomicUsize,
     pressure: Pressure,
@@ -241,7 +237,9 @@ impl Pool {
         let now = self.sample();
         let held = |state: State| clients.get(state as usize).copied().unwrap_or(0);
         let [in_transaction, pinned] = [State::IdleInTransaction, State::Pinned].map(held);
-        let [cancelling, cleaning] = [&self.cancelling, &self.cleaning].map(|count| count.load(Ordering::Acquire));
+        let members = self.backends();
+        let doing = |doing| members.iter().filter(|member| member.doing() == doing).count();
+        let [cancelling, cleaning] = [Doing::Cancelling, Doing::Cleaning].map(doing);
         let backends = [
             // Those that pgfunnel has lent to itself, too.
             now.active.saturating_sub(in_transaction + pinned + cancelling + cleaning),

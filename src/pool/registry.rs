@@ -195,8 +195,6 @@ impl Registry {
             metrics: metrics().pool(&key.database, &key.user),
             clients: Arc::default(),
             active: AtomicUsize::new(0),
-            cancelling: AtomicUsize::new(0),
-            cleaning: AtomicUsize::new(0),
             listening: AtomicUsize::new(0),
             pressure: Pressure::new(),
             headroom: Default::default(),

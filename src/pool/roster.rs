@@ -16,8 +16,10 @@ pub enum Doing {
     Ready,
     /// It listens for the pool's clients.
     Listening,
-    /// It is got back from a client that vanished: what it ran is cancelled, rolled back and cleaned.
-    Recovering,
+    /// What a client that is gone left running or open is ended.
+    Cancelling,
+    /// What its clients have left behind is removed.
+    Cleaning,
     /// It is closed, and counts until the server has closed its side.
     Closing,
 }
@@ -58,7 +60,7 @@ impl Member {
 
     /// What it does.
     pub fn doing(&self) -> Doing {
-        let all = [Doing::Ready, Doing::Listening, Doing::Recovering, Doing::Closing];
+        let all = [Doing::Ready, Doing::Listening, Doing::Cancelling, Doing::Cleaning, Doing::Closing];
         let now = self.doing.load(Ordering::Relaxed);
         all.into_iter().find(|doing| *doing as u8 == now).unwrap_or(Doing::Ready)
     }

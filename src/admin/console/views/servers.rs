@@ -91,7 +91,8 @@ fn server(pool: &Pool, member: &Member, holder: Option<&Arc<Handle>>) -> Row {
 /// PgBouncer's words.
 fn state(member: &Member, lent: bool) -> &'static str {
     match member.doing() {
-        Doing::Recovering | Doing::Closing => "being_canceled",
+        Doing::Cancelling | Doing::Closing => "being_canceled",
+        Doing::Cleaning => "tested",
         Doing::Listening => "used",
         Doing::Ready if lent => "active",
         Doing::Ready => "idle",
@@ -102,7 +103,8 @@ fn doing(doing: Doing) -> &'static str {
     match doing {
         Doing::Ready => "idle",
         Doing::Listening => "listening",
-        Doing::Recovering => "recovering",
+        Doing::Cancelling => "cancelling",
+        Doing::Cleaning => "cleaning",
         Doing::Closing => "closing",
     }
 }
