@@ -227,8 +227,7 @@ async fn secure(plain: Plain, target: &Target, with_tls: bool) -> Result<(Io, Op
     postgres_protocol::message::frontend::ssl_request(socket.output());
     socket.flush().await?;
     let answer = socket.read_exactly(1).await?;
-    let (io, _) = socket.into_parts();
-    match (answer.as_slice(), io) {
+    match (answer.as_slice(), socket.into_io()) {
         (b"S", Io::Plain(plain)) => {
             let stream = tls.connect(&target.host, plain).await?;
             let binding = peer_end_point(stream.get_ref().1);

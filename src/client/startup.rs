@@ -113,7 +113,7 @@ async fn answer_ssl(
     let offered = shared.tls.load_full().filter(|_| matches!(socket.io().plain(), Plain::Tcp(_)));
     socket.output().extend_from_slice(if offered.is_some() { b"S" } else { b"N" });
     socket.flush().await?;
-    match (offered, socket.into_parts().0) {
+    match (offered, socket.into_io()) {
         (Some(tls), Io::Plain(plain)) => Ok((handshake(&tls, plain, peer).await?, Some(tls))),
         (_, io) => Ok((Socket::new(io), None)),
     }

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use socket2::{SockRef, Socket, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
 
@@ -112,6 +112,7 @@ impl Plain {
 
 impl Io {
     /// The transport below TLS.
+    #[inline]
     pub fn plain(&self) -> &Plain {
         match self {
             Io::Plain(plain) => plain,
@@ -145,6 +146,16 @@ impl Io {
         match self.plain() {
             Plain::Tcp(tcp) => tcp.peer_addr().is_ok_and(|addr| addr.ip().is_loopback()),
             Plain::Unix(_) => true,
+        }
+    }
+
+    /// Whether the runtime has heard that something waits to be read, or that the peer is gone. No system call.
+    #[inline]
+    pub fn has_heard(&self) -> bool {
+        let heard = || Ok(());
+        match self.plain() {
+            Plain::Tcp(tcp) => tcp.try_io(Interest::READABLE, heard).is_ok(),
+            Plain::Unix(unix) => unix.try_io(Interest::READABLE, heard).is_ok(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! One socket and its buffers: TCP, Unix or TLS; dialling; PROXY protocol. Owns every byte between the kernel and the
 //! protocol code, and knows nothing of that protocol.
 
-mod buffers;
+mod buffer;
 mod dial;
 mod io;
 pub mod proxy_protocol;

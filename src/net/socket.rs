@@ -6,21 +6,24 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio_util::io::poll_read_buf;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-use super::{Io, buffers};
+use super::Io;
+use super::buffer::Buffer;
 use crate::error::Error;
 use crate::wire::Header;
 
 /// A passed run up to this size is joined with what already waits, so that both go out in one write.
 const JOIN: usize = 4 * 1024;
 
+/// Room for what pgfunnel says itself, at first.
+const OUTPUT: usize = 1024;
+
 /// One connection and its bytes.
 #[derive(Debug)]
 pub struct Socket {
     io: Io,
-    input: BytesMut,
+    input: Buffer,
     /// Bytes at the start of `input` that go to the other side verbatim.
     passed: usize,
     output: BytesMut,
@@ -37,7 +40,7 @@ impl Socket {
     pub fn new(io: Io) -> Self {
         Self {
             io,
-            input: BytesMut::new(),
+            input: Buffer::default(),
             passed: 0,
             output: BytesMut::new(),
             unflushed: false,
@@ -52,9 +55,10 @@ impl Socket {
         &self.io
     }
 
-    /// The transport again, to change it (TLS). Whatever was received is the caller's to judge.
-    pub fn into_parts(self) -> (Io, BytesMut) {
-        (self.io, self.input)
+    /// The transport again, to change it (TLS). Nothing has been received but what [`Socket::read_exactly`] has read.
+    pub fn into_io(self) -> Io {
+        debug_assert!(self.input.is_empty());
+        self.io
     }
 
     /// What was received and neither passed nor skipped.
@@ -71,7 +75,7 @@ impl Socket {
     /// Where to append what is to be sent.
     pub fn output(&mut self) -> &mut BytesMut {
         if self.output.capacity() == 0 {
-            self.output = buffers::lend();
+            self.output = BytesMut::with_capacity(OUTPUT);
         }
         &mut self.output
     }
@@ -139,43 +143,45 @@ impl Socket {
     /// Reads once. `Ready(0)` is the end of the stream. While nothing arrives and nothing is kept, no buffer is held.
     #[inline]
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.input.is_empty() {
-            if self.input.capacity() == 0 {
-                self.input = buffers::lend();
-            } else if !self.input.try_reclaim(buffers::SIZE) {
-                self.input.reserve(buffers::SIZE);
+        let mut room = ReadBuf::new(self.input.room());
+        match Pin::new(&mut self.io).poll_read(cx, &mut room) {
+            Poll::Ready(Ok(())) => {
+                let n = room.filled().len();
+                self.input.add(n);
+                self.received += n as u64;
+                Poll::Ready(Ok(n))
             }
-        } else {
-            // The rest of a message: enough for a decent read, doubling while a large one is awaited whole.
-            self.input.reserve(buffers::SIZE / 4);
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => {
+                self.input.give_back();
+                Poll::Pending
+            }
         }
-        let polled = poll_read_buf(Pin::new(&mut self.io), cx, &mut self.input);
-        match &polled {
-            Poll::Ready(Ok(n)) => self.received += *n as u64,
-            Poll::Pending if self.input.is_empty() => self.give_back(),
-            Poll::Pending | Poll::Ready(Err(_)) => {}
-        }
-        polled
     }
 
     /// Returns the buffers of a connection that goes idle.
+    #[inline]
     pub fn give_back(&mut self) {
-        if self.input.is_empty() && self.input.capacity() > 0 {
-            buffers::give_back(std::mem::take(&mut self.input));
-        }
+        self.input.give_back();
         if self.output.is_empty() && self.output.capacity() > 0 {
-            buffers::give_back(std::mem::take(&mut self.output));
+            self.output = BytesMut::new();
         }
     }
 
     /// Sends what waits.
+    #[inline]
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.output.is_empty() {
             let n = ready!(Pin::new(&mut self.io).poll_write(cx, &self.output))?;
             if n == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.output.advance(n);
+            if n == self.output.len() {
+                // Unlike `advance`, this leaves all of its room.
+                self.output.clear();
+            } else {
+                self.output.advance(n);
+            }
             self.sent += n as u64;
             self.unflushed = self.io.is_tls();
         }
