@@ -3,7 +3,9 @@
 
 use std::sync::LazyLock;
 
-use aho_corasick::{AhoCorasick, AhoCorasickBuilder};
+use regex_automata::dfa::{Automaton, StartKind, dense};
+use regex_automata::util::syntax;
+use regex_automata::{Input, nfa::thompson};
 
 use super::statements::Statements;
 
@@ -244,11 +246,14 @@ impl std::ops::BitOr for Effects {
     }
 }
 
-/// What may stand anywhere in a statement that has an effect, and `;`, behind which another may begin.
-static SUSPECTS: LazyLock<AhoCorasick> = LazyLock::new(|| {
-    AhoCorasickBuilder::new()
-        .ascii_case_insensitive(true)
-        .build([
+/// What may stand anywhere in a statement that has an effect, and `;`, behind which another may begin. Every statement
+/// is searched for them, so the automaton is one that takes a few instructions per byte.
+static SUSPECTS: LazyLock<dense::DFA<Vec<u32>>> = LazyLock::new(|| {
+    dense::Builder::new()
+        .syntax(syntax::Config::new().case_insensitive(true).unicode(false).utf8(false))
+        .thompson(thompson::Config::new().utf8(false).which_captures(thompson::WhichCaptures::None))
+        .configure(dense::Config::new().start_kind(StartKind::Unanchored))
+        .build_many(&[
             ";",
             "set_config",
             "advisory",
@@ -273,10 +278,16 @@ static SUSPECTS: LazyLock<AhoCorasick> = LazyLock::new(|| {
         .expect("a few short literals always build")
 });
 
+/// Whether a text has something suspect in it.
+fn is_suspect(text: &[u8]) -> bool {
+    // The search can only fail on bytes that it was told to give up at; there are none.
+    SUSPECTS.try_search_fwd(&Input::new(text).earliest(true)).map_or(true, |found| found.is_some())
+}
+
 /// Whether a text has one statement, of a kind that has no effect, and nothing in it that could.
 fn is_harmless(text: &[u8]) -> bool {
     let one = without_end(text);
-    begins_with_dml(one) && !SUSPECTS.is_match(one)
+    begins_with_dml(one) && !is_suspect(one)
 }
 
 /// Without the semicolon that may end it.
@@ -308,7 +319,7 @@ impl Rest {
             false => piece,
         };
         let overlap = piece.get(..Self::OVERLAP.min(piece.len())).unwrap_or_default();
-        let suspect = SUSPECTS.is_match(piece) || SUSPECTS.is_match(&[&self.last, overlap].concat());
+        let suspect = is_suspect(piece) || is_suspect(&[&self.last, overlap].concat());
         self.keep(piece);
         if suspect { LARGE } else { Effects::NONE }
     }
@@ -319,11 +330,30 @@ const LARGE: Effects = Effects(PinReason::Large.effect().0 | Effects::UNSEEN.0 |
 /// Whether the first word is one whose own meaning has no effect. Only an exact match at the very start counts; the
 /// rest is left to the tokenizer.
 fn begins_with_dml(text: &[u8]) -> bool {
-    let first = text.split(|byte| !byte.is_ascii_alphabetic()).next().unwrap_or_default();
-    ["select", "insert", "update", "delete", "begin", "commit", "rollback", "with", "copy", "merge", "end", "savepoint"]
-        .iter()
-        .any(|word| first.eq_ignore_ascii_case(word.as_bytes()))
+    let length = text.iter().take(LONGEST_DML + 1).take_while(|byte| byte.is_ascii_alphabetic()).count();
+    let mut word = [0; LONGEST_DML];
+    let Some(first) = word.get_mut(..length) else { return false };
+    first.copy_from_slice(&text[..length]);
+    first.make_ascii_lowercase();
+    matches!(
+        &*first,
+        b"select"
+            | b"insert"
+            | b"update"
+            | b"delete"
+            | b"begin"
+            | b"commit"
+            | b"rollback"
+            | b"with"
+            | b"copy"
+            | b"merge"
+            | b"end"
+            | b"savepoint"
+    )
 }
+
+/// The length of the longest of them.
+const LONGEST_DML: usize = 9;
 
 /// Whether a text has a word in it, in any case.
 pub fn contains(text: &[u8], word: &[u8]) -> bool {
