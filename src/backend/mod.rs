@@ -82,13 +82,21 @@ impl Backend {
     /// Whether it can be lent: nothing has happened to it while it was idle. What it had to tell (a changed parameter,
     /// a notice) is read; an error or the end of the stream means no. Looks into the kernel only if `probe`: a system
     /// call tells for sure, the runtime's own readiness is a moment old.
+    #[inline]
     pub fn is_usable(&mut self, now: Moment, probe: bool) -> bool {
         if self.broken || self.expires.is_some_and(|at| at <= now) {
             return false;
         }
-        if probe && !self.socket.io().has_input() {
+        let heard = if probe { self.socket.io().has_input() } else { self.socket.io().has_heard() };
+        if !heard {
             return true;
         }
+        self.hear(probe)
+    }
+
+    /// Reads what an idle backend has to tell.
+    #[cold]
+    fn hear(&mut self, probe: bool) -> bool {
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
         let mut heard = self.socket.io().is_tls();
         loop {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use prometheus::Histogram;
 
-use super::{Lease, Places, Pool, connector, gate};
+use super::{Borrower, Lease, Places, Pool, connector, gate};
 use crate::clock::Moment;
 use crate::config::PoolSettings;
 use crate::error::{Error, Side, SqlState};
@@ -27,6 +27,7 @@ struct Wait<'a> {
 impl<'a> Wait<'a> {
     fn new(pool: &'a Pool, rests: Option<Moment>) -> Self {
         let asked = Instant::now();
+        pool.pressure.ask();
         *pool.waits().entry(asked).or_default() += 1;
         pool.pressure.wait(pool.active.load(Ordering::Acquire) + pool.waiting.load(Ordering::Acquire) + 1);
         Self { pool, asked, pause: rests.map(|rests| Moment::now().since(rests)), outcome: None }
@@ -52,28 +53,33 @@ impl Drop for Wait<'_> {
 }
 
 impl Pool {
-    /// Waits for a lease for a client with this `application_name`, in order of arrival, at most `borrow_timeout`.
-    /// `rests`: since when it has had none; `None`: it never had one. Cancel-safe: dropped, it leaves the queue.
+    /// Waits for a lease, in order of arrival, at most `borrow_timeout`. Cancel-safe: dropped, it leaves the queue.
     ///
     /// # Errors
     /// 53300 when the time is over or the queue is full; the database's own error when it refuses us.
-    pub async fn borrow(self: &Arc<Self>, application: &str, rests: Option<Moment>) -> Result<Lease, Error> {
-        self.pressure.ask();
-        if let Some(lease) = self.borrow_now(application) {
-            self.metrics.borrow_wait.at_once.observe(0.0);
-            return Ok(lease);
+    pub async fn borrow(self: &Arc<Self>, who: Borrower<'_>) -> Result<Lease, Error> {
+        match self.borrow_now(&who) {
+            Some(lease) => Ok(lease),
+            // Boxed: a client's task is as large as its largest wait, and most never wait.
+            None => Box::pin(self.borrow_waiting(who)).await,
         }
-        // Boxed: a client's task is as large as its largest wait, and most never wait.
-        Box::pin(self.borrow_waiting(application, rests)).await
     }
 
     /// A lease without waiting: a free place and an idle backend.
     #[inline]
-    fn borrow_now(self: &Arc<Self>, application: &str) -> Option<Lease> {
+    pub fn borrow_now(self: &Arc<Self>, who: &Borrower<'_>) -> Option<Lease> {
+        let lease = self.enter_and_take(who)?;
+        self.pressure.ask();
+        self.metrics.borrow_wait.at_once.observe(0.0);
+        Some(lease)
+    }
+
+    #[inline]
+    fn enter_and_take(self: &Arc<Self>, who: &Borrower<'_>) -> Option<Lease> {
         if self.store.len() == 0 {
             return None;
         }
-        let application = match self.application_gate(application) {
+        let application = match self.application_gate(who.application) {
             Some(gate) => Some(gate.try_enter()?),
             None => None,
         };
@@ -82,17 +88,17 @@ impl Pool {
             false => None,
         };
         let places = Places { application, user, _pool: self.gate.try_enter()? };
-        match self.take()? {
-            (taken, true, now) => Some(Lease::new(self.clone(), taken, places, now)),
-            (dead, false, _) => {
+        match self.take(who.client, who.asks)? {
+            (taken, true) => Some(Lease::new(self.clone(), taken, places, who.asks)),
+            (dead, false) => {
                 self.close(dead);
                 None
             }
         }
     }
 
-    async fn borrow_waiting(self: &Arc<Self>, application: &str, rests: Option<Moment>) -> Result<Lease, Error> {
-        let mut wait = Wait::new(self, rests);
+    async fn borrow_waiting(self: &Arc<Self>, who: Borrower<'_>) -> Result<Lease, Error> {
+        let mut wait = Wait::new(self, who.rests);
         let settings = self.settings.load_full();
         if self.waiting.load(Ordering::Acquire) >= settings.max_waiting {
             wait.outcome = Some(&self.metrics.borrow_wait.refused);
@@ -103,8 +109,8 @@ impl Pool {
         let stage = AtomicUsize::new(0);
         let mut borrowing = pin!(async {
             loop {
-                let places = self.enter(application, &stage).await;
-                if let Some(lease) = self.obtain(places, self.patience(wait.asked, &settings)).await? {
+                let places = self.enter(who.application, &stage).await;
+                if let Some(lease) = self.obtain(who.client, places, self.patience(wait.asked, &settings)).await? {
                     return Ok(lease);
                 }
             }
@@ -155,11 +161,17 @@ impl Pool {
     }
 
     /// With a place: an idle backend, or a new one. `None`: the pool is held meanwhile, and the place is given up.
-    async fn obtain(self: &Arc<Self>, mut places: Places, deadline: Instant) -> Result<Option<Lease>, Error> {
+    async fn obtain(
+        self: &Arc<Self>,
+        client: u64,
+        mut places: Places,
+        deadline: Instant,
+    ) -> Result<Option<Lease>, Error> {
         loop {
-            places = match self.take() {
-                Some((taken, true, now)) => return Ok(Some(Lease::new(self.clone(), taken, places, now))),
-                Some((dead, false, _)) => {
+            let now = Moment::now();
+            places = match self.take(client, now) {
+                Some((taken, true)) => return Ok(Some(Lease::new(self.clone(), taken, places, now))),
+                Some((dead, false)) => {
                     self.close(dead);
                     places
                 }

@@ -195,7 +195,7 @@ impl Pool {
             Ok(backend) => {
                 self.connector.forget_trouble();
                 self.keep(backend, &target, reserved, generation).await;
-                Ok(match self.store.take() {
+                Ok(match self.store.take(0) {
                     Some(taken) => Outcome::Connected(Lease::new(self.clone(), taken, places, Moment::now())),
                     None => Outcome::Again(places),
                 })

@@ -50,10 +50,15 @@ impl Pool {
         }
     }
 
-    /// Whether it is time to read it again, by whoever asks first.
+    /// Whether it is time to read it again.
     #[inline]
+    pub(crate) fn is_headroom_due(&self) -> bool {
+        self.headroom.due.load(Ordering::Relaxed)
+    }
+
+    /// The same, for whoever asks first.
     pub(crate) fn reads_headroom(&self) -> bool {
-        self.headroom.due.load(Ordering::Relaxed) && self.headroom.due.swap(false, Ordering::Relaxed)
+        self.is_headroom_due() && self.headroom.due.swap(false, Ordering::Relaxed)
     }
 
     /// Reads it on a backend that nobody needs right now.

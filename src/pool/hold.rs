@@ -198,7 +198,7 @@ impl Pool {
 
     /// Closes those that nobody has.
     pub(super) fn close_idle(self: &Arc<Self>) {
-        while let Some(idle) = self.store.take() {
+        while let Some(idle) = self.store.take(0) {
             self.close(idle);
         }
     }

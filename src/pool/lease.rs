@@ -88,10 +88,14 @@ impl Lease {
 
     /// Gives the backend back, if it is at a known-idle point, still wanted and not needed elsewhere; otherwise it is
     /// closed.
+    pub fn release(self) {
+        self.release_at(Moment::now());
+    }
+
+    /// The same for who has just looked at the clock.
     #[inline]
-    pub fn release(mut self) {
+    pub fn release_at(mut self, now: Moment) {
         let Some((mut taken, places)) = self.held.take() else { return };
-        let now = Moment::now();
         self.count_out(now);
         let unwanted = !self.pool.is_current(&taken) || self.pool.bounds.others_wait() || self.pool.has_surplus();
         if taken.backend.broken || taken.backend.status != Status::Idle || unwanted {
@@ -99,7 +103,9 @@ impl Lease {
             return;
         }
         taken.backend.idle_since = now;
-        taken.backend.notifications = Vec::new();
+        if taken.backend.notifications.capacity() > 0 {
+            taken.backend.notifications = Vec::new();
+        }
         // Idle first, then the place: in between it counts twice, never not at all.
         self.pool.store.put_back(taken);
         drop(places);

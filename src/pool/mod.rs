@@ -62,7 +62,7 @@ pub struct Pool {
     /// What clients ask for.
     pub key: PoolKey,
     /// Its settings now.
-    pub settings: ArcSwap<PoolSettings>,
+    pub settings: Arc<ArcSwap<PoolSettings>>,
     /// What it connects to.
     pub target: ArcSwap<Target>,
     /// Statements that its clients prepare.
@@ -81,6 +81,8 @@ pub struct Pool {
     locals: AtomicBool,
     /// A backend may need cleaning between two clients although nothing is known to be left in it.
     careful: AtomicBool,
+    /// Leases are capped per `application_name`.
+    capped: AtomicBool,
     /// Its metrics.
     pub metrics: PoolMetrics,
     /// Clients logged in to it.
@@ -112,8 +114,25 @@ pub struct Pool {
     pub(crate) params: KnownParams,
 }
 
-/// What pgfunnel itself is called when it borrows for an errand of its own.
-pub const ERRAND: &str = "";
+/// Who borrows.
+#[derive(Debug, Clone, Copy)]
+pub struct Borrower<'a> {
+    /// The client's number; 0: pgfunnel itself, for an errand of its own.
+    pub client: u64,
+    /// Its `application_name`.
+    pub application: &'a str,
+    /// Since when it has had no lease; `None`: it never had one.
+    pub rests: Option<Moment>,
+    /// When it asks.
+    pub asks: Moment,
+}
+
+impl Borrower<'_> {
+    /// pgfunnel, now.
+    pub fn errand() -> Self {
+        Self { client: 0, application: "", rests: None, asks: Moment::now() }
+    }
+}
 
 /// The places that a lease holds: those of its application and user, where they have a limit, and the pool's.
 #[derive(Debug)]
@@ -124,14 +143,13 @@ struct Places {
 }
 
 impl Pool {
-    /// An idle backend, and whether it can be used now.
+    /// An idle backend for this client, and whether it can be used now.
     #[inline]
-    fn take(&self) -> Option<(Taken, bool, Moment)> {
-        let mut taken = self.store.take()?;
-        let now = Moment::now();
+    fn take(&self, client: u64, now: Moment) -> Option<(Taken, bool)> {
+        let mut taken = self.store.take(client)?;
         let probe = now.since(taken.backend.idle_since) > PROBE_AFTER;
         let usable = self.is_current(&taken) && taken.backend.is_usable(now, probe);
-        Some((taken, usable, now))
+        Some((taken, usable))
     }
 
     /// Closes a backend in the background. It keeps its places in the bounds until the server has closed its side.
@@ -150,7 +168,13 @@ impl Pool {
         });
     }
 
+    #[inline]
     fn application_gate(&self, application: &str) -> Option<Arc<Gate>> {
+        if self.capped.load(Ordering::Relaxed) { self.capped_gate(application) } else { None }
+    }
+
+    #[cold]
+    fn capped_gate(&self, application: &str) -> Option<Arc<Gate>> {
         let cap = self.settings.load().max_leases_per_application?;
         let mut gates = self.applications.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(gate) = gates.get(application) {

@@ -213,7 +213,8 @@ impl Registry {
             store: Store::new(),
             connector: Connector::new(settings.connect_concurrency),
             params: KnownParams::new(),
-            settings: ArcSwap::from_pointee(settings),
+            capped: AtomicBool::new(settings.max_leases_per_application.is_some()),
+            settings: Arc::new(ArcSwap::from_pointee(settings)),
         }
     }
 
@@ -255,7 +256,7 @@ impl Registry {
             if !pool.bounds.has(gate) || except.is_some_and(|except| std::ptr::eq(&*pool, except)) {
                 continue;
             }
-            if let Some(taken) = pool.store.take() {
+            if let Some(taken) = pool.store.take(0) {
                 pool.close(taken);
                 return;
             }

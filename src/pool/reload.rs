@@ -76,6 +76,7 @@ impl Pool {
         if moved {
             self.generation.fetch_add(1, Ordering::AcqRel);
         }
+        self.capped.store(settings.max_leases_per_application.is_some(), Ordering::Relaxed);
         self.settings.store(Arc::new(settings));
         self.judge();
     }

@@ -23,7 +23,7 @@ impl Pool {
         }
         let settings = self.settings.load();
         while self.has_surplus() {
-            let Some(surplus) = self.store.take() else { break };
+            let Some(surplus) = self.store.take(0) else { break };
             self.close(surplus);
         }
         if self.is_held() {
@@ -35,7 +35,7 @@ impl Pool {
         while idle > 0 {
             // A place in the queue first: nobody who has one misses what is being looked at.
             let Some(place) = self.gate.try_enter() else { break };
-            let Some((taken, usable, _)) = self.take() else { break };
+            let Some((taken, usable)) = self.take(0, now) else { break };
             idle -= 1;
             let resting = now.since(taken.backend.idle_since);
             let idle_too_long =

@@ -4,9 +4,9 @@
 use super::Session;
 use super::pipeline::{Expect, Parsed};
 use super::replies::{Fate, body};
+use crate::backend::Backend;
 use crate::error::{Error, SqlState};
 use crate::metrics::metrics;
-use crate::pool::Lease;
 use crate::prepared::{self, Unnamed};
 use crate::trouble;
 use crate::wire::backend::{self as tag, ErrorFields, Severity};
@@ -14,7 +14,7 @@ use crate::wire::{HEADER, Header};
 
 impl Session {
     /// An ErrorResponse: what was sent behind the failed message is skipped by the backend.
-    pub(super) fn error(&mut self, header: Header, now: usize, lease: &mut Lease) -> Fate {
+    pub(super) fn error(&mut self, header: Header, now: usize, lease: &mut Backend) -> Fate {
         let fields = ErrorFields::decode(lease.socket.unseen().get(HEADER..now).unwrap_or_default());
         let name = match self.pipeline.front() {
             Some(Expect::Parse(Parsed::Duplicate(name) | Parsed::Named(name, _))) => Some(name.to_vec()),
@@ -70,12 +70,12 @@ impl Session {
 
     /// A message of the backend's to the client, with the client's own names and positions.
     #[cold]
-    pub(super) fn translate(&mut self, header: Header, now: usize, name: Option<&[u8]>, lease: &mut Lease) -> Fate {
+    pub(super) fn translate(&mut self, header: Header, now: usize, name: Option<&[u8]>, lease: &mut Backend) -> Fate {
         let translated = self.translated(header, now, name, lease);
         self.put_translated(header, translated, lease)
     }
 
-    fn put_translated(&mut self, header: Header, translated: Option<Vec<u8>>, lease: &mut Lease) -> Fate {
+    fn put_translated(&mut self, header: Header, translated: Option<Vec<u8>>, lease: &mut Backend) -> Fate {
         let Some(body) = translated else { return Fate::Pass };
         lease.socket.skip(header.total, &mut self.client);
         tag::message(header.tag, self.client.output(), |out| out.extend_from_slice(&body));
@@ -84,7 +84,13 @@ impl Session {
 
     /// The body of an ErrorResponse or NoticeResponse in which names of ours have become the client's, and positions
     /// those in its own text. `name`: what the message that it answers was about. `None`: it is as it should be.
-    pub(super) fn translated(&self, header: Header, now: usize, name: Option<&[u8]>, lease: &Lease) -> Option<Vec<u8>> {
+    pub(super) fn translated(
+        &self,
+        header: Header,
+        now: usize,
+        name: Option<&[u8]>,
+        lease: &Backend,
+    ) -> Option<Vec<u8>> {
         let body = body(lease, header);
         let ours = memchr::memmem::find(body, prepared::prefix().as_bytes()).is_some();
         let within = match self.pipeline.front() {
@@ -128,7 +134,7 @@ impl Session {
     }
 
     /// The backend drops everything up to the next Sync: what it did not do is undone on our side.
-    fn skip_to_sync(&mut self, lease: &mut Lease) {
+    fn skip_to_sync(&mut self, lease: &mut Backend) {
         let (skipped, synced) = self.pipeline.fail();
         self.skipping = !synced;
         // The last first: a name may have been closed and given anew.
@@ -163,14 +169,14 @@ impl Session {
     }
 
     /// A Parse was skipped: the backend lacks the statement, unless a later batch parses it again.
-    fn unprepare(&mut self, id: u64, lease: &mut Lease) {
+    fn unprepare(&mut self, id: u64, lease: &mut Backend) {
         if !self.pipeline.parses(id) {
             lease.statements.remove(id);
         }
     }
 
     /// A Close was skipped: the backend still has the statement, unless a later batch parses it again.
-    fn unclose(&mut self, id: u64, lease: &mut Lease) {
+    fn unclose(&mut self, id: u64, lease: &mut Backend) {
         if !self.pipeline.parses(id) && !lease.statements.restore(id) {
             // More than are kept track of: do without this backend from now on.
             lease.expires = Some(crate::clock::Moment::now());

@@ -11,13 +11,13 @@ use super::replies::Lost;
 use super::sql_state::Sql;
 use super::{BACKLOG, End, Outcome, Session, limits, shutting_down, told_to_leave};
 use crate::activity::State;
-use crate::backend::Unfinished;
+use crate::backend::{Backend, Unfinished};
 use crate::cancel::Order;
 use crate::config::{HiddenState, Isolation, PoolMode};
 use crate::error::{Error, Side, SqlState};
 use crate::listen::Start;
 use crate::metrics::metrics;
-use crate::pool::Lease;
+use crate::pool::{Borrower, Lease};
 use crate::prepared::ClientStatements;
 use crate::track::{Effects, PinReason};
 use crate::wire::backend::Status;
@@ -49,7 +49,7 @@ fn cannot_put(error: &std::io::Error) -> NoLease {
 
 impl Session {
     /// What this backend's last owner requires.
-    fn cleaning(&self, lease: &Lease) -> Cleaning {
+    fn cleaning(&self, lease: &Backend) -> Cleaning {
         let is_plain =
             lease.residue == Effects::NONE && !lease.unclean && (lease.owner == 0 || !self.pool.is_careful());
         if lease.owner == self.handle.id || is_plain {
@@ -76,7 +76,7 @@ impl Session {
     }
 
     /// Brings a backend's parameters to the client's, in front of its own bytes.
-    pub(super) fn put_params(&mut self, lease: &mut Lease) -> std::io::Result<()> {
+    pub(super) fn put_params(&mut self, lease: &mut Backend) -> std::io::Result<()> {
         if let Some(change) = self.params.change_from(lease.params.as_ref()) {
             lease.put_settings(&change)?;
             self.pipeline.push(Expect::Prefix);
@@ -86,17 +86,34 @@ impl Session {
     }
 
     /// Before a client asks for `currval` or `lastval` on a backend where another's may be found.
-    pub(super) fn discard_sequences(&mut self, lease: &mut Lease) -> std::io::Result<()> {
+    pub(super) fn discard_sequences(&mut self, lease: &mut Backend) -> std::io::Result<()> {
         lease.put_discard_sequences()?;
         lease.foreign_sequences = false;
         self.pipeline.push(Expect::Prefix);
         Ok(())
     }
 
-    /// Borrows a backend and brings it to this client's state.
-    pub(super) async fn borrow(&mut self) -> Result<Lease, NoLease> {
+    /// A backend without waiting, brought to this client's state: what nearly every transaction gets. Otherwise what is
+    /// there of it, for [`Session::borrow`].
+    #[inline]
+    pub(super) fn borrow_now(&mut self) -> Result<Lease, Option<Lease>> {
+        let (asks, rests) = (self.timing.asked(), self.timing.rests());
+        let who = Borrower { client: self.handle.id, application: &self.handle.application, rests, asks };
+        let Some(mut lease) = self.pool.borrow_now(&who) else { return Err(None) };
+        let ready = matches!(self.cleaning(&lease), Cleaning::None) && !self.must_hear_out(&lease);
+        match ready && self.prepare(&mut lease).is_ok() {
+            true => Ok(lease),
+            false => Err(Some(lease)),
+        }
+    }
+
+    /// Waits for a backend, if there is not one already, and brings it to this client's state.
+    pub(super) async fn borrow(&mut self, mut there: Option<Lease>) -> Result<Lease, NoLease> {
         let mut lease = loop {
-            let mut lease = self.wait_for_lease().await?;
+            let mut lease = match there.take() {
+                Some(lease) => lease,
+                None => self.wait_for_lease().await?,
+            };
             match self.cleaning(&lease) {
                 Cleaning::None => break lease,
                 Cleaning::Pipelined => {
@@ -108,7 +125,7 @@ impl Session {
                     break lease;
                 }
                 Cleaning::Awaited => {
-                    Box::pin(lease.clean()).await;
+                    lease.clean().await;
                     if !lease.broken {
                         break lease;
                     }
@@ -118,27 +135,36 @@ impl Session {
             }
         };
         if self.must_hear_out(&lease) {
-            Box::pin(self.hear_out(&mut lease)).await;
+            self.hear_out(&mut lease).await;
         }
+        self.prepare(&mut lease).map_err(|error| cannot_put(&error))?;
+        Ok(lease)
+    }
+
+    /// From here on it is this client's: what differs is put in front of the client's own bytes.
+    #[inline]
+    fn prepare(&mut self, lease: &mut Lease) -> std::io::Result<()> {
         self.listening.begin();
         if lease.owner != self.handle.id {
             lease.foreign_sequences |= lease.owner != 0;
             lease.owner = self.handle.id;
         }
         if lease.foreign_sequences && self.pool.sequences.load(Ordering::Relaxed) {
-            self.discard_sequences(&mut lease).map_err(|error| cannot_put(&error))?;
+            self.discard_sequences(lease)?;
         }
-        self.close_abandoned(&mut lease);
-        self.put_params(&mut lease).map_err(|error| cannot_put(&error))?;
+        self.close_abandoned(lease);
+        self.put_params(lease)?;
         self.handle.attach(&lease.identity, lease.since());
         self.timing.serve(lease.since());
         self.handle.activity.set_at(State::Active, lease.since());
-        Ok(lease)
+        Ok(())
     }
 
     /// Waits in the pool's queue. A client that leaves, cancels or is told to stop while it waits leaves the queue.
     async fn wait_for_lease(&mut self) -> Result<Lease, NoLease> {
-        let mut borrowing = pin!(self.pool.borrow(&self.handle.application, self.timing.rests()));
+        let (asks, rests) = (self.timing.asked(), self.timing.rests());
+        let who = Borrower { client: self.handle.id, application: &self.handle.application, rests, asks };
+        let mut borrowing = pin!(self.pool.borrow(who));
         let (client, handle) = (&mut self.client, &self.handle);
         std::future::poll_fn(|cx| {
             if let Poll::Ready(result) = borrowing.as_mut().poll(cx) {
@@ -165,17 +191,50 @@ impl Session {
         .await
     }
 
-    /// Ends the lease. `Some`: the session, too.
-    pub(super) async fn give_back(&mut self, mut lease: Lease, outcome: Outcome) -> Option<End> {
+    /// Ends the lease of a transaction that has left nothing to do, as nearly all do. Otherwise it is there for
+    /// [`Session::give_back`].
+    #[inline]
+    pub(super) fn give_back_now(&mut self, mut lease: Lease) -> Option<Lease> {
+        let is_plain = self.mode == PoolMode::Transaction
+            && !self.is_pinned()
+            && !self.changed_schema
+            && self.listening.start.is_none()
+            && !lease.residue.any(Effects::PARAMETERS)
+            && !self.pool.is_headroom_due();
+        if !is_plain || self.handle.detach() {
+            return Some(lease);
+        }
+        lease.unclean |= self.pool.may_hide();
+        self.count_bytes();
+        self.limits.relax(self.client.io());
+        self.end_transaction(&mut lease);
+        lease.release_at(self.timing.now());
+        None
+    }
+
+    fn count_bytes(&mut self) {
         let (received, sent) = self.client.take_counts();
         self.pool.metrics.received.inc_by(received);
         self.pool.metrics.sent.inc_by(sent);
+    }
+
+    #[inline]
+    fn end_transaction(&mut self, lease: &mut Backend) {
+        self.pool.metrics.transactions.inc();
+        self.saids.clear();
+        self.pipeline.shrink();
+        lease.socket.give_back();
+    }
+
+    /// Ends the lease. `Some`: the session, too.
+    pub(super) async fn give_back(&mut self, mut lease: Lease, outcome: Outcome) -> Option<End> {
+        self.count_bytes();
         if self.handle.detach() {
             if !self.handle.quiet().await {
                 // It may yet come, and must not hit the next owner.
                 lease.broken = true;
             } else if matches!(outcome, Outcome::Done) {
-                Box::pin(lease.barrier()).await;
+                lease.barrier().await;
             }
         }
         let start = self.listening.start.take();
@@ -190,7 +249,7 @@ impl Session {
         if lease.residue.any(Effects::PARAMETERS) {
             lease.params = None;
         }
-        if self.mode() == PoolMode::Session {
+        if self.mode == PoolMode::Session {
             // A whole session was spent here, and what functions did in it cannot be seen.
             lease.residue.add(Effects::UNSEEN);
         }
@@ -239,10 +298,7 @@ impl Session {
             lease.recover(self.unfinished(false), self.pins);
             return Some(End::Ended(Some(limits::transaction_in_statement_mode())));
         }
-        self.pool.metrics.transactions.inc();
-        self.saids.clear();
-        self.pipeline.shrink();
-        lease.socket.give_back();
+        self.end_transaction(&mut lease);
         if self.is_pinned() {
             // Draining: the client has to go although it is pinned.
             lease.recover(self.unfinished(true), self.pins);
@@ -251,10 +307,10 @@ impl Session {
         lease.residue.remove(Effects::PARAMETERS);
         if changed_schema && self.pool.is_stale() && self.pool.settings.load().hidden_state != HiddenState::Off {
             // What it made may hide something from the next statement on.
-            Box::pin(self.pool.certify(&mut lease)).await;
+            self.pool.certify(&mut lease).await;
         }
         if self.pool.reads_headroom() {
-            Box::pin(self.pool.read_headroom(&mut lease)).await;
+            self.pool.read_headroom(&mut lease).await;
         }
         match start {
             Some(start) => start.run(lease),

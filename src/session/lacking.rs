@@ -9,7 +9,7 @@ use super::Session;
 use super::pipeline::Expect;
 use super::sql_names::Need;
 use super::statements::{put_named, put_parse};
-use crate::pool::Lease;
+use crate::backend::Backend;
 use crate::prepared::{self, Prepared};
 use crate::wire::backend::Status;
 use crate::wire::frontend as tag;
@@ -19,7 +19,7 @@ const TEXT: [u8; 4] = 25u32.to_be_bytes();
 
 impl Session {
     /// Sees to it that a statement's name is taken on this backend, whatever it means.
-    pub(super) fn ensure_name(&mut self, statement: &prepared::Statement, lease: &mut Lease) {
+    pub(super) fn ensure_name(&mut self, statement: &prepared::Statement, lease: &mut Backend) {
         if lease.statements.get(statement.id) == Prepared::Absent {
             // It may have more than is known; if this is skipped, that is still so. Of all texts, a failed transaction takes
             // the empty one.
@@ -36,7 +36,7 @@ impl Session {
     /// numbers of parameters before it refuses the Bind (`exec_bind_message` of `src/backend/tcop/postgres.c`): it gets an
     /// empty text that has as many, which it does take.
     #[cold]
-    pub(super) fn ensure_bindable(&mut self, statement: &prepared::Statement, lease: &mut Lease) {
+    pub(super) fn ensure_bindable(&mut self, statement: &prepared::Statement, lease: &mut Backend) {
         let surely_failed = lease.status == Status::Failed && self.pipeline.is_certain() && !self.bound;
         let lacks = lease.statements.get(statement.id) == Prepared::Absent;
         if !(surely_failed && lacks && statement.sql.is_none() && statement.ends_nothing()) {
@@ -58,7 +58,7 @@ impl Session {
     /// executed, and so would make a transaction of the client's batch (a `DISCARD ALL` in a Query behind it is refused
     /// then). As long as nothing is bound, a Sync of ours ends nothing. `false`: once what was sent is answered.
     #[cold]
-    pub(super) fn prepare_early(&mut self, statement: &Arc<prepared::Statement>, lease: &mut Lease) -> bool {
+    pub(super) fn prepare_early(&mut self, statement: &Arc<prepared::Statement>, lease: &mut Backend) -> bool {
         let runs = statement.sql.is_some() || !self.difference(statement.params.as_ref(), lease).is_empty();
         if self.bound || !runs || matches!(lease.statements.get(statement.id), Prepared::At(_)) {
             return true;
@@ -74,7 +74,7 @@ impl Session {
 
     /// Sends a Parse of ours in front, if this backend does not have the statement.
     #[inline]
-    pub(super) fn ensure_prepared(&mut self, statement: &prepared::Statement, lease: &mut Lease) {
+    pub(super) fn ensure_prepared(&mut self, statement: &prepared::Statement, lease: &mut Backend) {
         match lease.statements.get(statement.id) {
             Prepared::At(_) => return,
             Prepared::Outdated => self.close_statement(statement.id, lease),
@@ -95,7 +95,7 @@ impl Session {
     }
 
     /// Notes that a statement was prepared here on the client's behalf; without its meaning, only its name counts.
-    pub(super) fn note_prepared(&mut self, statement: &prepared::Statement, means: bool, lease: &mut Lease) {
+    pub(super) fn note_prepared(&mut self, statement: &prepared::Statement, means: bool, lease: &mut Backend) {
         if self.changes_parse {
             // What it means here, it means for this transaction only.
             self.local_parses.push(statement.id);
@@ -106,20 +106,20 @@ impl Session {
         }
     }
 
-    pub(super) fn remember_prepared(&mut self, statement: &prepared::Statement, schema: u64, lease: &mut Lease) {
+    pub(super) fn remember_prepared(&mut self, statement: &prepared::Statement, schema: u64, lease: &mut Backend) {
         lease.statements.insert(statement, schema);
         self.make_room(lease);
     }
 
     /// Closes what this backend has too many of.
     #[inline]
-    pub(super) fn make_room(&mut self, lease: &mut Lease) {
+    pub(super) fn make_room(&mut self, lease: &mut Backend) {
         while let Some(evicted) = lease.statements.surplus() {
             self.close_statement(evicted, lease);
         }
     }
 
-    pub(super) fn close_statement(&mut self, id: u64, lease: &mut Lease) {
+    pub(super) fn close_statement(&mut self, id: u64, lease: &mut Backend) {
         self.client.join(&mut lease.socket);
         put_named(lease.socket.output(), tag::CLOSE, b'S', format!("{}{id}", prepared::prefix()).as_bytes());
         self.pipeline.push(Expect::OwnClose(id));
@@ -127,7 +127,7 @@ impl Session {
 
     /// Closes what only clients had that are gone, or have closed it: their texts can be read by whoever gets the backend.
     #[inline]
-    pub(super) fn close_abandoned(&mut self, lease: &mut Lease) {
+    pub(super) fn close_abandoned(&mut self, lease: &mut Backend) {
         let abandoned = lease.statements.take_abandoned();
         if !abandoned.is_empty() {
             let out = lease.socket.output();

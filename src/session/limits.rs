@@ -10,13 +10,15 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 
 use super::Session;
+use super::timing::Timing;
+use crate::backend::Backend;
 use crate::cancel::Order;
+use crate::clock::Moment;
 use crate::config::PoolMode;
 use crate::error::{Error, Side, SqlState};
 use crate::log::counted;
 use crate::metrics::metrics;
 use crate::net::Io;
-use crate::pool::Lease;
 use crate::wire::backend::Status;
 
 /// How long a last message may take to get out.
@@ -49,8 +51,10 @@ enum Waiting {
 #[derive(Debug, Default)]
 pub(super) struct Limits {
     waiting: Waiting,
-    since: Option<Instant>,
+    since: Option<Moment>,
     timer: Option<Pin<Box<Sleep>>>,
+    /// When the timer wakes the client's task.
+    wakes: Option<Moment>,
     /// Keepalive is on.
     probing: bool,
     /// Bytes sent to either side when it was last looked at.
@@ -59,15 +63,17 @@ pub(super) struct Limits {
 
 impl Limits {
     /// Waits for a client without a lease, at most `limit`.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, limit: Option<Duration>) -> Poll<()> {
+    #[inline]
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, limit: Option<Duration>, timing: &mut Timing) -> Poll<()> {
         self.wait(Waiting::IdleClient);
         match limit {
-            Some(limit) => self.poll_until(cx, limit),
+            Some(limit) => self.poll_until(cx, limit, timing.now()),
             None => Poll::Pending,
         }
     }
 
     /// Notes what is waited for; the time counts from when that changed.
+    #[inline]
     fn wait(&mut self, waiting: Waiting) {
         if self.waiting != waiting {
             self.waiting = waiting;
@@ -81,21 +87,31 @@ impl Limits {
         self.since = None;
     }
 
-    fn poll_until(&mut self, cx: &mut Context<'_>, limit: Duration) -> Poll<()> {
-        let since = *self.since.get_or_insert_with(Instant::now);
-        let at = since + limit;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
-        // An earlier timer stays: when it fires, it is moved. A later one is moved now.
-        if timer.deadline() > at {
-            timer.as_mut().reset(at);
+    #[inline]
+    fn poll_until(&mut self, cx: &mut Context<'_>, limit: Duration, now: Moment) -> Poll<()> {
+        let at = *self.since.get_or_insert(now) + limit;
+        // An earlier timer stays: when it fires, it is moved.
+        match self.wakes {
+            Some(wakes) if now < wakes && wakes <= at => Poll::Pending,
+            _ => self.poll_timer(cx, at),
         }
-        while timer.as_mut().poll(cx).is_ready() {
-            if Instant::now() >= at {
-                self.since = None;
-                self.timer = None;
-                return Poll::Ready(());
-            }
-            timer.as_mut().reset(at);
+    }
+
+    /// A later timer is moved now.
+    #[cold]
+    fn poll_timer(&mut self, cx: &mut Context<'_>, at: Moment) -> Poll<()> {
+        let left = at.since(Moment::now());
+        if left.is_zero() {
+            (self.since, self.timer, self.wakes) = (None, None, None);
+            return Poll::Ready(());
+        }
+        let deadline = Instant::now() + left;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        timer.as_mut().reset(deadline);
+        self.wakes = Some(at);
+        if timer.as_mut().poll(cx).is_ready() {
+            // Over in the meantime: looked at once more.
+            cx.waker().wake_by_ref();
         }
         Poll::Pending
     }
@@ -111,7 +127,7 @@ impl Limits {
 
 impl Session {
     /// The limits that apply while a lease is held and nothing moves.
-    pub(super) fn poll_limits(&mut self, lease: &Lease, cx: &mut Context<'_>) -> Poll<Error> {
+    pub(super) fn poll_limits(&mut self, lease: &Backend, cx: &mut Context<'_>) -> Poll<Error> {
         // An order wakes only who listens; the last one may have used up the registration.
         self.handle.listen(cx.waker());
         let order = self.handle.order();
@@ -121,7 +137,7 @@ impl Session {
         if self.is_rung(lease) {
             cx.waker().wake_by_ref();
         }
-        let settings = self.pool.settings.load();
+        self.heed_settings();
         // Without Sync or Flush PostgreSQL need not answer at all.
         let unfinished = self.open_batch && !self.flushing && self.pipeline.outstanding() == 0;
         let for_client = self.pipeline.is_empty()
@@ -131,10 +147,12 @@ impl Session {
             || self.copy_in;
         let limit = if for_client {
             self.limits.wait(Waiting::Client);
-            if self.is_idle_pinned(lease) { settings.client_idle_timeout } else { settings.idle_transaction_timeout }
+            let idle = self.is_idle_pinned(lease);
+            let settings = self.settings.load();
+            if idle { settings.client_idle_timeout } else { settings.idle_transaction_timeout }
         } else {
             self.limits.wait(Waiting::Backend);
-            if self.timed_out { Some(CANCEL_PATIENCE) } else { settings.query_timeout }
+            if self.timed_out { Some(CANCEL_PATIENCE) } else { self.settings.load().query_timeout }
         };
         // A slow reader, or a slow COPY, is not a stalled one. A statement's time does not start anew with each row.
         let sent = self.client.sent().wrapping_add(lease.socket.sent());
@@ -146,7 +164,7 @@ impl Session {
         let next = if self.limits.probing { limit } else { Some(probe) };
         let Some(next) = next else { return Poll::Pending };
         let since = self.limits.since;
-        if self.limits.poll_until(cx, next).is_pending() {
+        if self.limits.poll_until(cx, next, self.timing.now()).is_pending() {
             return Poll::Pending;
         }
         if !self.limits.probing && limit.is_none_or(|limit| limit > next) {
@@ -161,14 +179,15 @@ impl Session {
     }
 
     /// A pinned client between transactions has its backend by right: it is an idle client.
-    fn is_idle_pinned(&self, lease: &Lease) -> bool {
+    fn is_idle_pinned(&self, lease: &Backend) -> bool {
         self.is_between(lease) && self.client.unseen().is_empty() && self.is_pinned()
     }
 
-    fn limit_passed(&mut self, for_client: bool, lease: &Lease, cx: &mut Context<'_>) -> Poll<Error> {
-        let settings = self.settings();
+    fn limit_passed(&mut self, for_client: bool, lease: &Backend, cx: &mut Context<'_>) -> Poll<Error> {
         if for_client {
-            return Poll::Ready(if self.is_idle_pinned(lease) {
+            let idle = self.is_idle_pinned(lease);
+            let settings = self.settings.load();
+            return Poll::Ready(if idle {
                 client_idle(settings.client_idle_timeout)
             } else {
                 idle_in_transaction(settings.idle_transaction_timeout)
@@ -202,11 +221,8 @@ impl Session {
     }
 
     /// In statement mode a transaction block may not stay open.
-    pub(super) fn breaks_statement_mode(&self, lease: &Lease) -> bool {
-        lease.status != Status::Idle
-            && self.mode() == PoolMode::Statement
-            && self.pipeline.is_empty()
-            && !self.open_batch
+    pub(super) fn breaks_statement_mode(&self, lease: &Backend) -> bool {
+        lease.status != Status::Idle && self.mode == PoolMode::Statement && self.pipeline.is_empty() && !self.open_batch
     }
 }
 

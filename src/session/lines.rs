@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use super::Session;
 use super::timing::Answered;
+use crate::backend::Backend;
 use crate::clock::Moment;
 use crate::error::Error;
 use crate::log::{counted, given, peer_name};
-use crate::pool::Lease;
 use crate::spans::{self, Query};
 use crate::trace::TraceContext;
 use crate::track::{PinReason, Said};
@@ -64,9 +64,15 @@ impl Session {
 
     /// A query has been answered: tells those that are slow.
     #[inline]
-    pub(super) fn tell_answered(&mut self, took: &Answered, lease: &Lease) {
+    pub(super) fn tell_answered(&self, took: &Answered, lease: &Backend) {
+        if self.saids.are_wanted() {
+            self.tell_slow(took, lease);
+        }
+    }
+
+    #[cold]
+    fn tell_slow(&self, took: &Answered, lease: &Backend) {
         let settings = self.pool.settings.load();
-        self.saids.heed(&settings);
         if settings.log_slow_query.is_some_and(|limit| took.total() > limit) {
             self.log_slow("slow query", took.total(), took, lease);
         }
@@ -102,7 +108,7 @@ impl Session {
     }
 
     #[cold]
-    fn log_slow(&self, event: &'static str, time: Duration, took: &Answered, lease: &Lease) {
+    fn log_slow(&self, event: &'static str, time: Duration, took: &Answered, lease: &Backend) {
         let noted = self.saids.now();
         let about = About {
             sqlstate: noted.and_then(|noted| noted.sqlstate.as_deref()).unwrap_or_default(),

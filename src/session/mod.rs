@@ -32,6 +32,7 @@ mod timing;
 use std::io;
 use std::task::{Context, Poll};
 
+use crate::backend::Backend;
 use crate::cancel::Order;
 use crate::error::{Error, Side, SqlState};
 use crate::net::poll_forward;
@@ -81,24 +82,29 @@ impl Session {
                 Ok(Wish::Leave) => return End::Left,
                 Err(end) => return end,
             }
-            // 2. Borrow.
+            // 2. Borrow. What is rare is boxed: an idle client's task is as large as its largest wait.
             self.timing.ask();
-            let mut lease = match self.borrow().await {
+            let mut lease = match self.borrow_now() {
                 Ok(lease) => lease,
-                Err(NoLease::Refused(error)) => {
-                    let _ = self.handle.detach();
-                    self.refuse(&error);
-                    continue;
-                }
-                Err(NoLease::Gone) => return End::Gone,
+                Err(there) => match Box::pin(self.borrow(there)).await {
+                    Ok(lease) => {
+                        self.timing.rest();
+                        lease
+                    }
+                    Err(NoLease::Refused(error)) => {
+                        let _ = self.handle.detach();
+                        self.refuse(&error);
+                        continue;
+                    }
+                    Err(NoLease::Gone) => return End::Gone,
+                },
             };
             // 3. and 4. Bring the backend to this client's state, and relay until the transaction is over; find out what
             // it has done to the session, if it may have done anything, and go on if that lives in this backend.
             let outcome = loop {
                 match self.relay(&mut lease).await {
-                    // Boxed, as all that is rare is: an idle client's task is as large as its largest wait.
                     Outcome::Done if self.must_settle() => match Box::pin(self.settle_and_count(&mut lease)).await {
-                        Ok(()) if self.is_pinned() && self.handle.order() != Order::Drain => {}
+                        Ok(()) if self.is_pinned() && self.handle.order() != Order::Drain => self.timing.rest(),
                         Ok(()) => break Outcome::Done,
                         Err(error) => break Outcome::BackendLost(Lost::Confused(error.into_error())),
                     },
@@ -106,8 +112,15 @@ impl Session {
                 }
             };
             // 5. and 6. Give it back, or get it back from a client that is gone.
-            if let Some(end) = self.give_back(lease, outcome).await {
-                return end;
+            let lease = match outcome {
+                Outcome::Done => self.give_back_now(lease),
+                _ => Some(lease),
+            };
+            if let Some(lease) = lease {
+                if let Some(end) = Box::pin(self.give_back(lease, outcome)).await {
+                    return end;
+                }
+                self.timing.rest();
             }
         }
     }
@@ -136,7 +149,10 @@ impl Session {
                     match self.client.poll_flush(cx) {
                         Poll::Ready(Err(_)) => return Poll::Ready(Err(End::Gone)),
                         // While it does not read, nothing more is read from it.
-                        Poll::Pending => return Poll::Pending,
+                        Poll::Pending => {
+                            self.timing.rest();
+                            return Poll::Pending;
+                        }
                         Poll::Ready(Ok(())) => {}
                     }
                 }
@@ -148,11 +164,11 @@ impl Session {
                     Poll::Ready(_) => return Poll::Ready(Err(End::Gone)),
                     Poll::Pending => {
                         self.client.give_back();
-                        let limit = self.pool.settings.load().client_idle_timeout;
-                        return match self.limits.poll(cx, limit) {
-                            Poll::Ready(()) => Poll::Ready(Err(End::Ended(Some(limits::client_idle(limit))))),
-                            Poll::Pending => Poll::Pending,
-                        };
+                        self.heed_settings();
+                        let limit = self.settings.load().client_idle_timeout;
+                        let idle = self.limits.poll(cx, limit, &mut self.timing);
+                        self.timing.rest();
+                        return idle.map(|()| Err(End::Ended(Some(limits::client_idle(limit)))));
                     }
                 }
             }
@@ -166,10 +182,15 @@ impl Session {
             for _ in 0..TURNS {
                 match self.turn(lease, cx) {
                     Ok(true) => {}
-                    Ok(false) => return self.poll_limits(lease, cx).map(Outcome::Ended),
+                    Ok(false) => {
+                        let limits = self.poll_limits(lease, cx);
+                        self.timing.rest();
+                        return limits.map(Outcome::Ended);
+                    }
                     Err(outcome) => return Poll::Ready(outcome),
                 }
             }
+            self.timing.rest();
             cx.waker().wake_by_ref();
             Poll::Pending
         })
@@ -179,7 +200,7 @@ impl Session {
     /// Handles what is there, sends what can be sent, reads what can be read. `false`: nothing moves before the next
     /// wake-up.
     #[inline]
-    fn turn(&mut self, lease: &mut Lease, cx: &mut Context<'_>) -> Result<bool, Outcome> {
+    fn turn(&mut self, lease: &mut Backend, cx: &mut Context<'_>) -> Result<bool, Outcome> {
         let order = self.handle.order();
         if order >= Order::Stop {
             return Err(Outcome::Ended(told_to_leave(order)));
@@ -207,6 +228,18 @@ impl Session {
             // What it said before it went (FATAL) may still be there to read.
             return Err(self.last_words(lease, cx, error));
         }
+        let mut moved = false;
+        let reads = self.reads_backend(lease);
+        if reads {
+            match lease.socket.poll_fill(cx) {
+                Poll::Ready(Ok(0)) => {
+                    return Err(Outcome::BackendLost(Lost::Broke(io::ErrorKind::UnexpectedEof.into())));
+                }
+                Poll::Ready(Ok(_)) => moved = true,
+                Poll::Ready(Err(error)) => return Err(Outcome::BackendLost(Lost::Broke(error))),
+                Poll::Pending => {}
+            }
+        }
         let lost = match lease.socket.has_passed() {
             true => Ok(()),
             false => self.take_replies(lease),
@@ -222,17 +255,7 @@ impl Session {
         if leaving && (self.pipeline.outstanding() == 0 || self.copy_in) {
             return Err(Outcome::ClientGone(true));
         }
-        let mut moved = held_back && !self.holds_back(lease);
-        if !lease.socket.has_passed() && self.client.backlog() < BACKLOG && !self.holds_ready() {
-            match lease.socket.poll_fill(cx) {
-                Poll::Ready(Ok(0)) => {
-                    return Err(Outcome::BackendLost(Lost::Broke(io::ErrorKind::UnexpectedEof.into())));
-                }
-                Poll::Ready(Ok(_)) => moved = true,
-                Poll::Ready(Err(error)) => return Err(Outcome::BackendLost(Lost::Broke(error))),
-                Poll::Pending => {}
-            }
-        }
+        moved |= !reads && self.reads_backend(lease) || held_back && !self.holds_back(lease);
         // Who waits for answers is listened to all the same: it may leave.
         let listens = !self.holds_back(lease) || self.waits_for_answers() && self.client.unseen().len() < BACKLOG;
         if !leaving && !self.client.has_passed() && listens {
@@ -249,7 +272,7 @@ impl Session {
 
     /// The backend takes nothing more: what it said last (FATAL) may still be there to read.
     #[cold]
-    fn last_words(&mut self, lease: &mut Lease, cx: &mut Context<'_>, error: io::Error) -> Outcome {
+    fn last_words(&mut self, lease: &mut Backend, cx: &mut Context<'_>, error: io::Error) -> Outcome {
         loop {
             if let Err(lost) = self.take_replies(lease) {
                 return Outcome::BackendLost(lost);

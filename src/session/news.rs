@@ -5,10 +5,10 @@ use std::task::Poll;
 use super::listening::Notified;
 use super::replies::{Fate, body};
 use super::{BACKLOG, Session};
+use crate::backend::Backend;
 use crate::cancel::Order;
 use crate::error::Error;
 use crate::listen;
-use crate::pool::Lease;
 use crate::wire::backend as tag;
 use crate::wire::{HEADER, Header};
 
@@ -28,13 +28,13 @@ impl Session {
 
     /// Whether there is something to tell to a client that keeps its backend. It can be told at once.
     #[inline]
-    pub(super) fn has_news(&self, lease: &Lease) -> bool {
+    pub(super) fn has_news(&self, lease: &Backend) -> bool {
         self.listening.has_news() && self.client.backlog() < BACKLOG && self.is_between(lease)
     }
 
     /// Whether something has come since it was looked for, and can be dealt with at once: who waits must look again. What
     /// waits for the client to read is no reason, that wakes by itself.
-    pub(super) fn is_rung(&self, lease: &Lease) -> bool {
+    pub(super) fn is_rung(&self, lease: &Backend) -> bool {
         let can_be_told = self.client.backlog() < BACKLOG && !lease.socket.has_passed();
         self.has_news(lease)
             || can_be_told
@@ -54,7 +54,7 @@ impl Session {
 
     /// Before a ReadyForQuery is passed on: outside a transaction, what has come is told first, and a client that may have
     /// notified itself waits for that. `false`: not yet.
-    pub(super) fn is_told(&mut self, header: Header, lease: &mut Lease) -> bool {
+    pub(super) fn is_told(&mut self, header: Header, lease: &mut Backend) -> bool {
         if body(lease, header) != b"I" {
             return true;
         }
@@ -85,7 +85,7 @@ impl Session {
 
     /// A NotificationResponse of its own backend: not for the client if the listener tells it, and with the process id
     /// that the client knows if it is its own.
-    pub(super) fn notification(&mut self, header: Header, lease: &mut Lease) -> Fate {
+    pub(super) fn notification(&mut self, header: Header, lease: &mut Backend) -> Fate {
         let Some((pid, channel)) = tag::notification(body(lease, header)) else { return Fate::Pass };
         if self.listening.hears(channel) || listen::is_marker(channel) {
             return Fate::Swallow;
@@ -99,7 +99,7 @@ impl Session {
     }
 
     /// Tells what its backend was told while it answered questions of ours, on channels that the listener does not tell.
-    pub(super) fn tell_heard(&mut self, lease: &mut Lease) {
+    pub(super) fn tell_heard(&mut self, lease: &mut Backend) {
         let (heard, listening, out) = (std::mem::take(&mut lease.notifications), &self.listening, self.client.output());
         listen::each(&heard, |message| {
             let channel = tag::notification(message.get(HEADER..).unwrap_or_default()).map(|(_, channel)| channel);
@@ -112,12 +112,12 @@ impl Session {
     /// Whether another may just have notified this client by the backend that it gets: that must have come first, so that
     /// it is not taken for the client's own.
     #[inline]
-    pub(super) fn must_hear_out(&self, lease: &Lease) -> bool {
+    pub(super) fn must_hear_out(&self, lease: &Backend) -> bool {
         lease.notified && self.listening.shared.is_some() && lease.owner != self.handle.id
     }
 
     /// Waits for that, but not longer than the client may.
-    pub(super) async fn hear_out(&mut self, lease: &mut Lease) {
+    pub(super) async fn hear_out(&mut self, lease: &mut Backend) {
         let Some(shared) = &mut self.listening.shared else { return };
         lease.notified = false;
         shared.subscription.ask_echo();

@@ -2,14 +2,14 @@
 
 use super::Session;
 use super::replies::{Fate, Lost, body};
+use crate::backend::Backend;
 use crate::error::{Error, Side};
-use crate::pool::Lease;
 use crate::wire::backend::{self as tag, ErrorFields, Status};
 use crate::wire::{HEADER, Header};
 
 impl Session {
     /// Replies to what was sent in front of the client's own messages: none of them is for the client.
-    pub(super) fn take_prefix_reply(&mut self, header: Header, now: usize, lease: &mut Lease) -> Result<Fate, Lost> {
+    pub(super) fn take_prefix_reply(&mut self, header: Header, now: usize, lease: &mut Backend) -> Result<Fate, Lost> {
         match header.tag {
             tag::READY => {
                 self.pipeline.pop();
@@ -34,7 +34,7 @@ impl Session {
     }
 
     /// Replies to a statement of ours that is part of the client's batch or transaction: an error is the client's, too.
-    pub(super) fn take_run_reply(&mut self, header: Header, now: usize, lease: &mut Lease) -> Fate {
+    pub(super) fn take_run_reply(&mut self, header: Header, now: usize, lease: &mut Backend) -> Fate {
         match header.tag {
             tag::ERROR => return self.error(header, now, lease),
             tag::NOTIFICATION => return self.notification(header, lease),
@@ -51,7 +51,7 @@ impl Session {
         id: u64,
         header: Header,
         now: usize,
-        lease: &mut Lease,
+        lease: &mut Backend,
     ) -> Result<Fate, Lost> {
         match header.tag {
             tag::READY => {

@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use super::Session;
 use super::pipeline::Expect;
 use super::sql_statements::{RUN_REPLIES, put_run};
-use crate::pool::Lease;
+use crate::backend::Backend;
 use crate::track::params::is_meaningful;
 use crate::track::{Effects, Params};
 use crate::wire::backend::Status;
@@ -25,13 +25,13 @@ impl Session {
     /// Whether a Parse is done under the client's settings as they are known: nothing has changed them since, or holds
     /// for this transaction only.
     #[inline]
-    pub(super) fn knows_params(&self, lease: &Lease) -> bool {
+    pub(super) fn knows_params(&self, lease: &Backend) -> bool {
         !self.changes_parse && !lease.residue.any(Effects::PARAMETERS)
     }
 
     /// What must be in force while a statement is parsed anew that was parsed under `then`, and is not. Nothing where
     /// what is in force now is not known, or the transaction has failed.
-    pub(super) fn difference(&self, then: Option<&Arc<Params>>, lease: &Lease) -> Difference {
+    pub(super) fn difference(&self, then: Option<&Arc<Params>>, lease: &Backend) -> Difference {
         let Some(then) = then.filter(|then| then.parse_key != self.params.parse_key) else { return Vec::new() };
         if !self.knows_params(lease) || lease.status == Status::Failed {
             return Vec::new();
@@ -47,7 +47,7 @@ impl Session {
     }
 
     /// In front of the Parse, part of the client's batch.
-    pub(super) fn run_then(&mut self, difference: &Difference, lease: &mut Lease) {
+    pub(super) fn run_then(&mut self, difference: &Difference, lease: &mut Backend) {
         if !difference.is_empty() {
             self.client.join(&mut lease.socket);
             put_then(lease.socket.output(), difference);
@@ -56,7 +56,7 @@ impl Session {
     }
 
     /// Behind the Parse.
-    pub(super) fn run_now(&mut self, difference: &Difference, lease: &mut Lease) {
+    pub(super) fn run_now(&mut self, difference: &Difference, lease: &mut Backend) {
         if !difference.is_empty() {
             put_now(lease.socket.output(), difference);
             self.expect_set(difference);

@@ -103,6 +103,8 @@ pub(super) struct Pipeline {
     unnamed: Option<LastUnnamed>,
     /// How many of them are ours that do something to it.
     own_unnamed: usize,
+    /// How many of them we say ourselves.
+    said: usize,
     /// A batch has ended behind it, so that it may be skipped while what follows is not.
     unnamed_hangs: bool,
 }
@@ -133,6 +135,7 @@ impl Pipeline {
                 self.own_unnamed += 1;
                 self.unnamed_hangs = false;
             }
+            Expect::SayParsed(_) | Expect::SayClosed(_) => self.said += 1,
             _ => {}
         }
         self.queue.push_back(expect);
@@ -156,6 +159,7 @@ impl Pipeline {
             Expect::Parse(Parsed::Named(..)) | Expect::OwnParse(_) | Expect::OwnRun(..) => self.parses -= 1,
             Expect::Parse(Parsed::Unnamed(unnamed)) if self.parses_unnamed(unnamed.version) => self.unnamed = None,
             Expect::OwnUnnamed(_) | Expect::OwnClose(0) => self.own_unnamed -= 1,
+            Expect::SayParsed(_) | Expect::SayClosed(_) => self.said -= 1,
             // The same version may be closed twice, and the first one skipped.
             Expect::CloseUnnamed(version)
                 if self.unnamed == Some(LastUnnamed::Close(*version))
@@ -165,6 +169,12 @@ impl Pipeline {
             }
             _ => {}
         }
+    }
+
+    /// Whether we say any of them ourselves.
+    #[inline]
+    pub(super) fn has_own_words(&self) -> bool {
+        self.said > 0
     }
 
     #[inline]

@@ -6,7 +6,7 @@ use super::Session;
 use super::pipeline::Expect;
 use super::requests::{LARGEST_PARSE, LONGEST_NAMES};
 use super::sql_names::Resolved;
-use crate::pool::Lease;
+use crate::backend::Backend;
 use crate::prepared::{Unnamed, UnnamedStatement};
 use crate::track::effects::EXAMINED;
 use crate::track::{Effects, PinReason};
@@ -55,7 +55,7 @@ impl Session {
         }
     }
 
-    pub(super) fn query(&mut self, header: Header, lease: &mut Lease) -> bool {
+    pub(super) fn query(&mut self, header: Header, lease: &mut Backend) -> bool {
         self.open.mix();
         if self.pins.any(PinReason::Strings.effect()) && !self.sql_own(lease) {
             return false;
@@ -124,7 +124,7 @@ impl Session {
     }
 
     /// The names in a text with these effects, of which the end may not be there.
-    fn query_names(&mut self, text: &[u8], ends: bool, effects: Effects, lease: &mut Lease) -> Names {
+    fn query_names(&mut self, text: &[u8], ends: bool, effects: Effects, lease: &mut Backend) -> Names {
         if effects.any(Effects::LISTS) {
             self.sql_hide_own(lease);
         }
@@ -148,7 +148,7 @@ impl Session {
     }
 
     /// Looks through the next bytes of a long Query.
-    pub(super) fn look_through(&mut self, now: usize, lease: &mut Lease) {
+    pub(super) fn look_through(&mut self, now: usize, lease: &mut Backend) {
         let Some(rest) = &mut self.rest else { return };
         let effects = rest.effects(self.client.unseen().get(..now).unwrap_or_default(), self.request_rest == 0);
         if effects != Effects::NONE {

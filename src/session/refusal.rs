@@ -6,8 +6,8 @@ use postgres_protocol::message::frontend;
 
 use super::Session;
 use super::pipeline::Expect;
+use crate::backend::Backend;
 use crate::error::{Error, Side, SqlState};
-use crate::pool::Lease;
 use crate::prepared::{MOST_BYTES, MOST_NAMES, Unnamed, UnnamedStatement};
 use crate::track::sql_names::{self, Verb};
 use crate::wire::Header;
@@ -67,7 +67,7 @@ impl Session {
     /// With a backend: refuses a Parse, which has been skipped, for the number of the client's statements. The backend
     /// fails, too, so that it skips the rest of the batch and its transaction fails.
     #[cold]
-    pub(super) fn refuse_statement(&mut self, lease: &mut Lease) {
+    pub(super) fn refuse_statement(&mut self, lease: &mut Backend) {
         let error = too_many_statements();
         self.note_error(&error);
         self.log_error("refused", &error);
@@ -82,7 +82,7 @@ impl Session {
 
     /// The same for a Query.
     #[cold]
-    pub(super) fn refuse_query(&mut self, lease: &mut Lease) {
+    pub(super) fn refuse_query(&mut self, lease: &mut Backend) {
         self.refuse_statement(lease);
         frontend::sync(lease.socket.output());
         self.pipeline.push(Expect::Sync);
@@ -91,7 +91,7 @@ impl Session {
     }
 
     /// What was refused would have dropped the unnamed statement.
-    pub(super) fn drop_unnamed(&mut self, lease: &mut Lease) {
+    pub(super) fn drop_unnamed(&mut self, lease: &mut Backend) {
         self.statements.drop_unnamed(UnnamedStatement::latest());
         lease.statements.unnamed = Unnamed::Unknown;
     }

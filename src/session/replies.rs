@@ -7,8 +7,8 @@ use std::sync::atomic::Ordering;
 use super::Session;
 use super::pipeline::{Expect, Parsed};
 use crate::activity::State;
+use crate::backend::Backend;
 use crate::error::{Error, Side, SqlState};
-use crate::pool::Lease;
 use crate::track::{Effects, PinReason};
 use crate::wire::backend::{self as tag, Status};
 use crate::wire::{HEADER, Header};
@@ -41,7 +41,7 @@ pub(super) enum Lost {
 
 impl Session {
     /// Moves the backend's messages towards the client.
-    pub(super) fn take_replies(&mut self, lease: &mut Lease) -> Result<(), Lost> {
+    pub(super) fn take_replies(&mut self, lease: &mut Backend) -> Result<(), Lost> {
         let mut begun = false;
         let taken = self.take_all_replies(lease, &mut begun);
         if begun {
@@ -52,7 +52,7 @@ impl Session {
 
     /// `begun`: part of an answer was the client's, and its end is not there.
     #[inline]
-    fn take_all_replies(&mut self, lease: &mut Lease, begun: &mut bool) -> Result<(), Lost> {
+    fn take_all_replies(&mut self, lease: &mut Backend, begun: &mut bool) -> Result<(), Lost> {
         loop {
             if self.reply_rest > 0 {
                 let now = lease.socket.unseen().len().min(self.reply_rest);
@@ -97,7 +97,7 @@ impl Session {
     }
 
     #[inline]
-    fn take_reply(&mut self, header: Header, now: usize, lease: &mut Lease) -> Result<Fate, Lost> {
+    fn take_reply(&mut self, header: Header, now: usize, lease: &mut Backend) -> Result<Fate, Lost> {
         match self.pipeline.front() {
             Some(Expect::Prefix) => return self.take_prefix_reply(header, now, lease),
             Some(Expect::OwnRun(..)) => return Ok(self.take_run_reply(header, now, lease)),
@@ -173,7 +173,7 @@ impl Session {
 
     /// A parameter that was reset to the server's value while the client has one by its login, which will be put in force
     /// again: that is what it is told, if it knows of another.
-    fn is_of_login(&mut self, header: Header, lease: &mut Lease) -> Option<Fate> {
+    fn is_of_login(&mut self, header: Header, lease: &mut Backend) -> Option<Fate> {
         let (name, value) = tag::parameter_status(body(lease, header))?;
         self.login.settings.get(&name.to_ascii_lowercase())?;
         let own = self.login.reported.get(name).filter(|own| *own != value)?.clone();
@@ -215,7 +215,7 @@ impl Session {
         }
     }
 
-    fn ready(&mut self, header: Header, lease: &mut Lease) -> Result<(), Lost> {
+    fn ready(&mut self, header: Header, lease: &mut Backend) -> Result<(), Lost> {
         self.drop_copy_ends();
         match self.pipeline.pop() {
             Some(Expect::Sync) => {}
@@ -276,7 +276,7 @@ impl Session {
 
     /// What a command tag says about the session.
     #[inline]
-    fn command_complete(&mut self, header: Header, lease: &mut Lease) {
+    fn command_complete(&mut self, header: Header, lease: &mut Backend) {
         // SELECT, INSERT, UPDATE, BEGIN, ROLLBACK …: the text has told all there is.
         match body(lease, header) {
             [b'A' | b'C' | b'D' | b'P', ..] => {}
@@ -323,7 +323,7 @@ impl Session {
         }
     }
 
-    fn forget_statements(&mut self, lease: &mut Lease) {
+    fn forget_statements(&mut self, lease: &mut Backend) {
         self.statements.clear();
         lease.statements.clear();
         lease.forget_own_statements();
@@ -331,7 +331,13 @@ impl Session {
 
     /// Says what pgfunnel answers itself, once everything before it has been answered.
     #[inline]
-    pub(super) fn say_what_is_due(&mut self, lease: &mut Lease) {
+    pub(super) fn say_what_is_due(&mut self, lease: &mut Backend) {
+        if self.pipeline.has_own_words() {
+            self.say_all_that_is_due(lease);
+        }
+    }
+
+    fn say_all_that_is_due(&mut self, lease: &mut Backend) {
         loop {
             let reply = match self.pipeline.front() {
                 Some(Expect::SayParsed(_)) => tag::PARSE_COMPLETE,
@@ -346,7 +352,7 @@ impl Session {
 }
 
 #[inline]
-pub(super) fn body(lease: &Lease, header: Header) -> &[u8] {
+pub(super) fn body(lease: &Backend, header: Header) -> &[u8] {
     lease.socket.unseen().get(HEADER..header.total).unwrap_or_default()
 }
 

@@ -4,8 +4,8 @@
 use super::Session;
 use super::pipeline::Expect;
 use crate::activity::State;
+use crate::backend::Backend;
 use crate::error::{Error, Side, SqlState};
-use crate::pool::Lease;
 use crate::track::{Command, Effects, PinReason};
 use crate::wire::backend::{self, Status};
 use crate::wire::frontend::{self as tag, Named};
@@ -82,7 +82,7 @@ impl Session {
     ///
     /// # Errors
     /// What ends the session: a broken frame or an unknown message type.
-    pub(super) fn take_requests(&mut self, lease: &mut Lease) -> Result<Wish, Error> {
+    pub(super) fn take_requests(&mut self, lease: &mut Backend) -> Result<Wish, Error> {
         loop {
             if self.request_rest > 0 {
                 let now = self.client.unseen().len().min(self.request_rest);
@@ -127,7 +127,7 @@ impl Session {
 
     /// One message. `false`: more of it is needed first.
     #[inline]
-    fn take_request(&mut self, header: Header, lease: &mut Lease) -> Result<bool, Error> {
+    fn take_request(&mut self, header: Header, lease: &mut Backend) -> Result<bool, Error> {
         if self.copy_in
             && !matches!(header.tag, tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL | tag::FLUSH | tag::SYNC)
         {
@@ -193,7 +193,7 @@ impl Session {
     }
 
     /// The protocol's own call of a function, which may call anything.
-    fn function_call(&mut self, lease: &mut Lease) -> Result<bool, Error> {
+    fn function_call(&mut self, lease: &mut Backend) -> Result<bool, Error> {
         if self.must_hear_first(Effects::CODE) {
             return Ok(false);
         }
@@ -219,7 +219,7 @@ impl Session {
     }
 
     /// Drops a message that the backend would skip too, after an error, up to the next Sync.
-    fn skip_request(&mut self, header: Header, lease: &mut Lease) {
+    fn skip_request(&mut self, header: Header, lease: &mut Backend) {
         let now = self.client.unseen().len().min(header.total);
         self.client.skip(now, &mut lease.socket);
         self.request_rest = header.total - now;
@@ -240,7 +240,7 @@ impl Session {
 
     /// Before a text that asks for `currval` or `lastval`: another client's value must not be found. From now on they are
     /// forgotten whenever the owner changes.
-    pub(super) fn guard_sequences(&mut self, effects: Effects, lease: &mut Lease) {
+    pub(super) fn guard_sequences(&mut self, effects: Effects, lease: &mut Backend) {
         if !effects.any(PinReason::Sequence.effect()) {
             return;
         }
@@ -270,7 +270,7 @@ impl Session {
     }
 
     /// Pins the client if it must, and notes what its backend carries from now on.
-    pub(super) fn note_effects(&mut self, effects: Effects, text: &[u8], lease: &mut Lease) {
+    pub(super) fn note_effects(&mut self, effects: Effects, text: &[u8], lease: &mut Backend) {
         let effects = self.open(effects, text, lease);
         lease.notified |= effects.any(Effects::NOTIFIES | Effects::CODE);
         lease.residue.add(effects.only(Effects::RESIDUE));

@@ -48,6 +48,12 @@ impl Saids {
         self.wanted = settings.log_slow_query.is_some() || settings.log_slow_borrow.is_some() || spans::is_on();
     }
 
+    /// Whether somebody asks for all of them.
+    #[inline]
+    pub(super) fn are_wanted(&self) -> bool {
+        self.wanted
+    }
+
     /// What a text says, if somebody may ask.
     #[inline]
     pub(super) fn of(&self, text: &[u8]) -> Option<Said> {

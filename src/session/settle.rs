@@ -8,7 +8,7 @@ use super::Session;
 use super::pipeline::Expect;
 use super::state::login_effects;
 use crate::activity::State;
-use crate::backend::{AskError, Carried};
+use crate::backend::{AskError, Backend, Carried};
 use crate::log::counted;
 use crate::pool::{Lease, Outcome};
 use crate::track::params::Change;
@@ -77,7 +77,7 @@ impl Open {
 
 impl Session {
     /// Notes what will have to be asked after a text with these effects. Names that cannot be known pin.
-    pub(super) fn open(&mut self, effects: Effects, text: &[u8], lease: &Lease) -> Effects {
+    pub(super) fn open(&mut self, effects: Effects, text: &[u8], lease: &Backend) -> Effects {
         if effects.only(Effects::NOTIFIES | Effects::OTHER) == effects {
             return effects;
         }
@@ -207,7 +207,7 @@ impl Session {
     }
 
     /// Behind a `RESET` within a transaction: what the client has by its login is in force again at once.
-    pub(super) fn reapply(&mut self, lease: &mut Lease) {
+    pub(super) fn reapply(&mut self, lease: &mut Backend) {
         let lost = std::mem::take(&mut self.open.reapply);
         if lost.is_empty() || lease.status != Status::Transaction {
             return;
@@ -220,7 +220,7 @@ impl Session {
     }
 
     /// What is in force, and what the client has then: a setting of its login that was reset is its own again.
-    fn outcome(&mut self, carried: &Carried, lease: &Lease) -> Outcome {
+    fn outcome(&mut self, carried: &Carried, lease: &Backend) -> Outcome {
         let in_force = self.pool.params.insert(carried.settings.clone(), lease.reported.clone());
         let missing = || self.login.settings.iter().filter(|(name, _)| carried.settings.get(name).is_none());
         if missing().next().is_none() {
@@ -237,7 +237,7 @@ impl Session {
     }
 
     /// `untold`: what the client takes to be in force where the backend has reported otherwise.
-    fn adopt(&mut self, outcome: Outcome, untold: &[(String, String)], lease: &mut Lease) {
+    fn adopt(&mut self, outcome: Outcome, untold: &[(String, String)], lease: &mut Backend) {
         let Outcome { own, in_force } = outcome;
         // What cannot be put in force from outside, byte by byte as it was, stays where it is.
         let is_foreign = own.settings.iter().any(|(_, value)| !value.is_ascii()) && own.encoding() != "UTF8";

@@ -16,7 +16,7 @@ impl Session {
     /// # Errors
     /// The backend is lost.
     pub(super) async fn share_channels(&mut self, lease: &mut Lease) -> Result<(), AskError> {
-        let is_all = self.pins.only(Effects::PINS) == PinReason::Listen.effect() && self.mode() != PoolMode::Session;
+        let is_all = self.pins.only(Effects::PINS) == PinReason::Listen.effect() && self.mode != PoolMode::Session;
         if !is_all || self.params.encoding() != "UTF8" {
             return Ok(());
         }

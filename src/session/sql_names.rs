@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::Session;
-use crate::pool::Lease;
+use crate::backend::Backend;
 use crate::prepared::{self, ClientStatements, Prepare, Statement, characters, quoted};
 use crate::track::sql_names::{self, Mention, Verb};
 use crate::track::{Effects, Params, PinReason};
@@ -130,7 +130,7 @@ impl Session {
     }
 
     /// Looks up the names in a text with these effects. `None`: it cannot be read.
-    pub(super) fn sql_resolve(&self, text: &[u8], effects: Effects, lease: &Lease) -> Option<Box<Resolved>> {
+    pub(super) fn sql_resolve(&self, text: &[u8], effects: Effects, lease: &Backend) -> Option<Box<Resolved>> {
         if self.sql.own || (self.pins | effects).any(PinReason::Strings.effect()) {
             return None;
         }

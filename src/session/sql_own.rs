@@ -8,7 +8,7 @@ use super::parsed_under::{put_now, put_then};
 use super::pipeline::Expect;
 use super::sql_statements::{RUN_REPLIES, put_run, run_name};
 use super::statements::{put_named, put_parse};
-use crate::pool::Lease;
+use crate::backend::Backend;
 use crate::prepared;
 use crate::track::{Effects, PinReason};
 use crate::wire::backend::Status;
@@ -18,7 +18,7 @@ impl Session {
     /// Before a text that asks which prepared statements there are: the client's own, under its own names, and no others of
     /// ours. Rare enough that all that the backend has is closed for it, and these behind it. `synced`: each with a Sync
     /// of its own, so that one that can no longer be prepared does no harm.
-    pub(super) fn sql_list(&mut self, synced: bool, lease: &mut Lease) {
+    pub(super) fn sql_list(&mut self, synced: bool, lease: &mut Backend) {
         if lease.status == Status::Failed {
             return;
         }
@@ -32,7 +32,7 @@ impl Session {
     /// its own names. From then on its texts, and messages about statements, go as they are. `false`: once what was sent
     /// is answered.
     #[cold]
-    pub(super) fn sql_own(&mut self, lease: &mut Lease) -> bool {
+    pub(super) fn sql_own(&mut self, lease: &mut Backend) -> bool {
         // What a failed transaction is told is refused in any case.
         if self.sql.own || self.statements.is_empty() || lease.status == Status::Failed {
             return true;
@@ -56,7 +56,7 @@ impl Session {
     }
 
     /// Effects of a statement that will be bound under a name that is not looked up.
-    pub(super) fn note_own(&mut self, effects: Effects, text: &[u8], lease: &mut Lease) {
+    pub(super) fn note_own(&mut self, effects: Effects, text: &[u8], lease: &mut Backend) {
         let effects = effects | self.suspicion(text);
         self.guard_sequences(effects, lease);
         self.note_effects(effects, text, lease);
@@ -64,7 +64,7 @@ impl Session {
     }
 
     /// Before a Query that asks which statements there are, among those that go by the client's own names.
-    pub(super) fn sql_hide_own(&mut self, lease: &mut Lease) {
+    pub(super) fn sql_hide_own(&mut self, lease: &mut Backend) {
         if self.sql.own && !self.open_batch && lease.status != Status::Failed {
             self.client.join(&mut lease.socket);
             lease.put_close_own();
@@ -74,7 +74,7 @@ impl Session {
     }
 
     /// Instead of those that the backend has.
-    fn sql_put_own(&mut self, synced: bool, lease: &mut Lease) {
+    fn sql_put_own(&mut self, synced: bool, lease: &mut Backend) {
         self.client.join(&mut lease.socket);
         let ours = lease.statements.ids();
         lease.statements.clear();
@@ -115,7 +115,7 @@ impl Session {
         }
     }
 
-    fn sql_expect_own(&mut self, replies: usize, synced: bool, lease: &mut Lease) {
+    fn sql_expect_own(&mut self, replies: usize, synced: bool, lease: &mut Backend) {
         if synced {
             frontend::sync(lease.socket.output());
         }
@@ -123,7 +123,7 @@ impl Session {
     }
 
     /// Behind it.
-    pub(super) fn sql_unlist(&mut self, lease: &mut Lease) {
+    pub(super) fn sql_unlist(&mut self, lease: &mut Backend) {
         self.client.join(&mut lease.socket);
         let out = lease.socket.output();
         for (name, _) in self.statements.iter() {

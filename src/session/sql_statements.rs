@@ -13,8 +13,8 @@ use super::parsed_under::{put_now, put_then};
 use super::pipeline::Expect;
 use super::sql_names::{Deed, Need, Resolved};
 use super::statements::{put_named, put_parse};
+use crate::backend::Backend;
 use crate::clock::Moment;
-use crate::pool::Lease;
 use crate::prepared::{self, Prepared, Statement, Unnamed};
 use crate::track::{Effects, PinReason};
 use crate::wire::backend::{self, Status};
@@ -24,7 +24,7 @@ use crate::wire::{HEADER, Header, split_cstr};
 impl Session {
     /// What a text says about session state that it does not say itself: effects of the statements that it executes, each
     /// noted with its own text.
-    pub(super) fn sql_note(&mut self, resolved: &Resolved, lease: &mut Lease) -> Effects {
+    pub(super) fn sql_note(&mut self, resolved: &Resolved, lease: &mut Backend) -> Effects {
         let mut all = Effects::NONE;
         for Need { statement, .. } in resolved.needs.iter().filter(|need| need.runs) {
             let effects = statement.effects | self.suspicion(statement.text());
@@ -42,7 +42,7 @@ impl Session {
     }
 
     /// Puts what the backend lacks in front of a text.
-    pub(super) fn sql_put_needs(&mut self, resolved: &Resolved, lease: &mut Lease) {
+    pub(super) fn sql_put_needs(&mut self, resolved: &Resolved, lease: &mut Backend) {
         // A failed transaction takes nothing; what the text says is refused likewise.
         if lease.status == Status::Failed {
             return;
@@ -56,7 +56,7 @@ impl Session {
     }
 
     /// The same, for a text that is about to be executed.
-    pub(super) fn sql_prepare(&mut self, resolved: &Resolved, lease: &mut Lease) {
+    pub(super) fn sql_prepare(&mut self, resolved: &Resolved, lease: &mut Backend) {
         if resolved.lists {
             // A Sync of ours must end nothing.
             return self.sql_list(!self.bound && self.pipeline.is_empty(), lease);
@@ -68,7 +68,7 @@ impl Session {
 
     /// Before a statement that is about statements is bound: with what its names mean now. `true`: the backend has it
     /// under the client's own name.
-    pub(super) fn sql_bind(&mut self, statement: &Statement, portal: &[u8], lease: &mut Lease) -> bool {
+    pub(super) fn sql_bind(&mut self, statement: &Statement, portal: &[u8], lease: &mut Backend) -> bool {
         let resolved = self.sql_resolve_bound(statement.effects, statement.text(), lease);
         let is_listed = resolved.as_ref().is_some_and(|resolved| resolved.lists && self.sql.listed);
         match &resolved {
@@ -86,7 +86,7 @@ impl Session {
         effects: Effects,
         definition: &[u8],
         portal: Option<&[u8]>,
-        lease: &mut Lease,
+        lease: &mut Backend,
     ) {
         let text = definition.split(|byte| *byte == 0).next().unwrap_or_default();
         let resolved = match portal {
@@ -106,7 +106,7 @@ impl Session {
     }
 
     /// The effects and definition of the unnamed statement that the backend has, if it has any effects.
-    pub(super) fn unnamed_of(&self, lease: &Lease) -> Option<(Effects, Arc<[u8]>)> {
+    pub(super) fn unnamed_of(&self, lease: &Backend) -> Option<(Effects, Arc<[u8]>)> {
         let there = lease.statements.unnamed;
         match self.statements.unnamed().filter(|unnamed| there == Unnamed::Version(unnamed.version)) {
             Some(unnamed) => Some((unnamed.effects, unnamed.definition.clone())),
@@ -116,7 +116,7 @@ impl Session {
     }
 
     /// Before the unnamed statement is described. `false`: what it means hangs on answers to come.
-    pub(super) fn describe_unnamed(&mut self, lease: &mut Lease) -> bool {
+    pub(super) fn describe_unnamed(&mut self, lease: &mut Backend) -> bool {
         match self.unnamed_of(lease).filter(|(effects, _)| effects.any(Effects::NAMES)) {
             Some(_) if !self.pipeline.is_certain() => {
                 self.undecided = true;
@@ -131,7 +131,7 @@ impl Session {
     }
 
     /// Before a statement that names others is described.
-    pub(super) fn sql_describe(&mut self, statement: &Statement, lease: &mut Lease) {
+    pub(super) fn sql_describe(&mut self, statement: &Statement, lease: &mut Backend) {
         match self.sql_resolve(statement.text(), Effects::NAMES, lease) {
             Some(resolved) => {
                 self.sql_put_needs(&resolved, lease);
@@ -141,7 +141,7 @@ impl Session {
         }
     }
 
-    fn sql_resolve_bound(&mut self, effects: Effects, text: &[u8], lease: &mut Lease) -> Option<Box<Resolved>> {
+    fn sql_resolve_bound(&mut self, effects: Effects, text: &[u8], lease: &mut Backend) -> Option<Box<Resolved>> {
         let resolved = self.sql_resolve(text, effects, lease);
         match &resolved {
             Some(resolved) => {
@@ -157,7 +157,7 @@ impl Session {
     }
 
     /// Parses a statement anew, with what its names mean now.
-    fn sql_parse(&mut self, statement: &Statement, resolved: &Resolved, lease: &mut Lease) {
+    fn sql_parse(&mut self, statement: &Statement, resolved: &Resolved, lease: &mut Backend) {
         let definition = spelled(&statement.definition, resolved).into();
         lease.statements.outdate(statement.id);
         let Statement { id, ref name, effects, said, ref params, ref private, .. } = *statement;
@@ -195,8 +195,8 @@ impl Session {
 
     /// Before a Query in a batch that has not ended. `true`: what it needs is put in front of it first, as part of that
     /// batch; a Sync would end it.
-    pub(super) fn sql_joins(&mut self, resolved: &Resolved, lease: &mut Lease) -> bool {
-        let lacks = |need: &Need, lease: &mut Lease| match lease.statements.get(need.statement.id) {
+    pub(super) fn sql_joins(&mut self, resolved: &Resolved, lease: &mut Backend) -> bool {
+        let lacks = |need: &Need, lease: &mut Backend| match lease.statements.get(need.statement.id) {
             Prepared::At(_) => false,
             Prepared::Outdated => need.runs,
             Prepared::Absent => true,
@@ -210,7 +210,7 @@ impl Session {
 
     /// Before a Query with names. `true`: what they mean hangs on answers to come, or what they need cannot be put in
     /// front of it yet.
-    pub(super) fn sql_waits(&mut self, lease: &mut Lease) -> bool {
+    pub(super) fn sql_waits(&mut self, lease: &mut Backend) -> bool {
         if self.open_batch && !self.pipeline.is_empty() {
             // Something of the same batch may fail, and the Query be skipped with it.
             self.client.join(&mut lease.socket);
@@ -225,7 +225,7 @@ impl Session {
 
     /// Puts what the backend lacks in front of a Query, each with a Sync of its own: what is executed without one makes
     /// the Query part of a transaction (since PostgreSQL 18), and an error would have it skipped.
-    pub(super) fn sql_try_all(&mut self, resolved: &Resolved, lease: &mut Lease) {
+    pub(super) fn sql_try_all(&mut self, resolved: &Resolved, lease: &mut Backend) {
         if resolved.lists {
             return self.sql_list(!self.open_batch, lease);
         }
@@ -236,7 +236,7 @@ impl Session {
         }
     }
 
-    pub(super) fn sql_try(&mut self, need: &Need, lease: &mut Lease) {
+    pub(super) fn sql_try(&mut self, need: &Need, lease: &mut Backend) {
         let Need { statement, runs } = need;
         match lease.statements.get(statement.id) {
             Prepared::At(_) => return,
@@ -264,14 +264,14 @@ impl Session {
     }
 
     /// In front of what may fail, within a transaction.
-    pub(super) fn sql_save(&mut self, lease: &mut Lease) {
+    pub(super) fn sql_save(&mut self, lease: &mut Backend) {
         if lease.status == Status::Transaction {
             self.sql_try_run(&[&format!("SAVEPOINT {}s", prepared::prefix())], lease);
         }
     }
 
     /// Behind it.
-    pub(super) fn sql_restore(&mut self, lease: &mut Lease) {
+    pub(super) fn sql_restore(&mut self, lease: &mut Backend) {
         if lease.status == Status::Transaction {
             let name = format!("SAVEPOINT {}s", prepared::prefix());
             self.sql_try_run(&[&format!("ROLLBACK TO {name}"), &format!("RELEASE {name}")], lease);
@@ -279,7 +279,7 @@ impl Session {
     }
 
     /// Statements of ours with a Sync of their own.
-    fn sql_try_run(&mut self, texts: &[&str], lease: &mut Lease) {
+    fn sql_try_run(&mut self, texts: &[&str], lease: &mut Backend) {
         let out = lease.socket.output();
         texts.iter().for_each(|text| put_run(out, text.as_bytes(), &[]));
         frontend::sync(out);
@@ -288,7 +288,7 @@ impl Session {
 
     /// Runs a statement of ours within the client's batch or transaction, leaving its unnamed statement and portal
     /// alone. `prepares`: the statement that it prepares, or 0.
-    pub(super) fn sql_run(&mut self, text: &[u8], prepares: u64, lease: &mut Lease) {
+    pub(super) fn sql_run(&mut self, text: &[u8], prepares: u64, lease: &mut Backend) {
         self.client.join(&mut lease.socket);
         let out = lease.socket.output();
         if prepares != 0 {
@@ -300,7 +300,7 @@ impl Session {
     }
 
     /// The tag of a `PREPARE` or `DEALLOCATE` has come.
-    pub(super) fn sql_done(&mut self, lease: &mut Lease) {
+    pub(super) fn sql_done(&mut self, lease: &mut Backend) {
         let listed = self.sql.running.as_ref().is_some_and(|running| running.lists);
         match self.sql.running.as_mut().and_then(|running| running.deeds.pop_front()) {
             Some(Deed::Prepare(name, statement)) if listed => self.statements.insert(&name, statement),
@@ -325,7 +325,7 @@ impl Session {
 
     /// Everything has been answered.
     #[cold]
-    pub(super) fn sql_answered(&mut self, lease: &mut Lease) {
+    pub(super) fn sql_answered(&mut self, lease: &mut Backend) {
         self.sql.end();
         if lease.status == Status::Idle {
             // Portals end with their transaction.

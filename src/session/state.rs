@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use arc_swap::{ArcSwap, Cache};
+
 use super::BACKLOG;
 use super::limits::Limits;
 use super::listening::Listening;
@@ -12,12 +14,13 @@ use super::said::Saids;
 use super::settle::Open;
 use super::sql_state::Sql;
 use super::timing::Timing;
+use crate::backend::Backend;
 use crate::cancel::{Handle, Order};
 use crate::config::{PoolMode, PoolSettings};
 use crate::error::{Error, Side, SqlState};
 use crate::listen::Listeners;
 use crate::net::Socket;
-use crate::pool::{Lease, Pool};
+use crate::pool::Pool;
 use crate::prepared::ClientStatements;
 use crate::track::effects::Rest;
 use crate::track::{Command, Effects, Params, PinReason};
@@ -27,6 +30,10 @@ use crate::wire::backend::Status;
 pub struct Session {
     pub(super) client: Socket,
     pub(super) pool: Arc<Pool>,
+    /// The pool's settings, as they were when they were needed last.
+    pub(super) settings: Cache<Arc<ArcSwap<PoolSettings>>, Arc<PoolSettings>>,
+    /// The mode among them.
+    pub(super) mode: PoolMode,
     pub(super) handle: Arc<Handle>,
     /// Its parameters now, and what it has been told of them.
     pub(super) params: Arc<Params>,
@@ -148,10 +155,14 @@ impl Session {
         listeners: Arc<Listeners>,
     ) -> Self {
         let pins = login_effects(&params);
-        let saids = Saids::new(&pool.settings.load());
+        let mut settings = Cache::new(pool.settings.clone());
+        let now = settings.load();
+        let (saids, mode) = (Saids::new(now), now.mode);
         Self {
             client,
             pool,
+            settings,
+            mode,
             handle,
             login: params.clone(),
             open: Open::default(),
@@ -191,9 +202,15 @@ impl Session {
         }
     }
 
+    /// Whether there is room for what the backend says.
+    #[inline]
+    pub(super) fn reads_backend(&self, lease: &Backend) -> bool {
+        !lease.socket.has_passed() && self.client.backlog() < BACKLOG && !self.holds_ready()
+    }
+
     /// So much is under way that no further request is taken.
     #[inline]
-    pub(super) fn holds_back(&self, lease: &Lease) -> bool {
+    pub(super) fn holds_back(&self, lease: &Backend) -> bool {
         lease.socket.backlog() >= BACKLOG
             || self.client.backlog() >= BACKLOG
             || self.pipeline.is_full()
@@ -210,7 +227,7 @@ impl Session {
 
     /// The transaction is over, nothing is owed to either side, and nothing pins the client.
     #[inline]
-    pub(super) fn is_over(&self, lease: &Lease) -> bool {
+    pub(super) fn is_over(&self, lease: &Backend) -> bool {
         if lease.status != Status::Idle {
             return self.breaks_statement_mode(lease);
         }
@@ -224,17 +241,18 @@ impl Session {
     /// Whether the backend must be asked what has become of the session.
     #[inline]
     pub(super) fn must_settle(&self) -> bool {
-        self.open.any() && self.mode() != PoolMode::Session
+        self.open.any() && self.mode != PoolMode::Session
     }
 
     /// Whether the backend keeps anything of this client beyond its transaction.
+    #[inline]
     pub(super) fn is_pinned(&self) -> bool {
-        self.pins.pins() || self.mode() == PoolMode::Session
+        self.pins.pins() || self.mode == PoolMode::Session
     }
 
     /// Between two transactions, pinned or not.
     #[inline]
-    pub(super) fn is_between(&self, lease: &Lease) -> bool {
+    pub(super) fn is_between(&self, lease: &Backend) -> bool {
         lease.status == Status::Idle
             && self.pipeline.is_empty()
             && !self.open_batch
@@ -243,12 +261,12 @@ impl Session {
             && self.reply_rest == 0
     }
 
-    pub(super) fn mode(&self) -> PoolMode {
-        self.pool.settings.load().mode
-    }
-
-    pub(super) fn settings(&self) -> Arc<PoolSettings> {
-        self.pool.settings.load_full()
+    /// From now on the pool's settings are in force as they are now.
+    #[inline]
+    pub(super) fn heed_settings(&mut self) {
+        let settings = self.settings.load();
+        self.mode = settings.mode;
+        self.saids.heed(settings);
     }
 }
 

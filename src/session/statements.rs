@@ -8,7 +8,7 @@ use bytes::{BufMut, BytesMut};
 use super::Session;
 use super::pipeline::{Closed, Expect, Parsed};
 use super::requests::{LARGEST_PARSE, LONGEST_NAMES};
-use crate::pool::Lease;
+use crate::backend::Backend;
 use crate::prepared::{self, Prepared, Under, Unnamed, UnnamedStatement};
 use crate::track::{Effects, PinReason};
 use crate::wire::backend::{self, Status};
@@ -16,7 +16,7 @@ use crate::wire::frontend::{self as tag, Named, Parse};
 use crate::wire::{HEADER, Header};
 
 impl Session {
-    pub(super) fn parse(&mut self, header: Header, lease: &mut Lease) -> bool {
+    pub(super) fn parse(&mut self, header: Header, lease: &mut Backend) -> bool {
         if (header.body() > LARGEST_PARSE || self.pins.any(PinReason::Strings.effect())) && !self.sql_own(lease) {
             return false;
         }
@@ -65,7 +65,7 @@ impl Session {
         !self.pipeline.is_certain() && self.statements.is_unsettled(name)
     }
 
-    fn parse_unnamed(&mut self, header: Header, lease: &mut Lease) {
+    fn parse_unnamed(&mut self, header: Header, lease: &mut Backend) {
         let body = self.client.unseen().get(HEADER..header.total).unwrap_or_default();
         let Some(parse) = Parse::decode(body) else { return };
         let effects = Effects::of(parse.text) | self.suspicion(parse.text);
@@ -83,7 +83,7 @@ impl Session {
         self.pass_request(header);
     }
 
-    fn parse_named(&mut self, header: Header, body: &[u8], lease: &mut Lease) {
+    fn parse_named(&mut self, header: Header, body: &[u8], lease: &mut Backend) {
         let Some(parse) = Parse::decode(body) else { return };
         self.client.skip(header.total, &mut lease.socket);
         if let Some(existing) = self.statements.get(parse.name).map(|named| named.statement.clone()) {
@@ -123,7 +123,7 @@ impl Session {
     }
 
     /// Sees to it that the backend's unnamed statement is the client's. `false`: that hangs on answers to come.
-    fn ensure_unnamed(&mut self, lease: &mut Lease) -> bool {
+    fn ensure_unnamed(&mut self, lease: &mut Backend) -> bool {
         if self.pipeline.unnamed_hangs() {
             self.undecided = true;
             return false;
@@ -165,7 +165,7 @@ impl Session {
         self.pipeline.parses_unnamed(version)
     }
 
-    pub(super) fn bind(&mut self, header: Header, lease: &mut Lease) -> bool {
+    pub(super) fn bind(&mut self, header: Header, lease: &mut Backend) -> bool {
         let unseen = self.client.unseen();
         let end = unseen.len().min(header.total);
         let Some((portal, name)) = tag::bind_names(unseen.get(HEADER..end).unwrap_or_default()) else {
@@ -231,7 +231,7 @@ impl Session {
         true
     }
 
-    fn bind_unnamed(&mut self, header: Header, lease: &mut Lease) -> bool {
+    fn bind_unnamed(&mut self, header: Header, lease: &mut Backend) -> bool {
         // One that is being parsed has been noted then.
         if !self.pipeline.parses_any_unnamed()
             && let Some(parsed) = self.statements.unnamed()
@@ -263,7 +263,7 @@ impl Session {
     }
 
     /// Notes the effects of a statement that is about to be executed.
-    pub(super) fn note_bound(&mut self, effects: Effects, definition: &[u8], lease: &mut Lease) {
+    pub(super) fn note_bound(&mut self, effects: Effects, definition: &[u8], lease: &mut Backend) {
         if effects != Effects::NONE {
             self.guard_sequences(effects, lease);
             self.note_effects(effects, definition, lease);
@@ -294,7 +294,7 @@ impl Session {
     }
 
     /// Describe and Close.
-    pub(super) fn named(&mut self, header: Header, lease: &mut Lease) -> bool {
+    pub(super) fn named(&mut self, header: Header, lease: &mut Backend) -> bool {
         let Some(body) = self.client.unseen().get(HEADER..header.total) else { return false };
         let closes = header.tag == tag::CLOSE;
         let expect = if closes { Expect::Close } else { Expect::Describe(0) };

@@ -8,6 +8,8 @@ use crate::metrics::PoolMetrics;
 /// The query that is being answered: everything up to one ReadyForQuery.
 #[derive(Debug, Default)]
 pub(super) struct Timing {
+    /// The clock, as it was when it was looked at in this wake-up.
+    now: Option<Moment>,
     /// When the client asked it.
     asked: Option<Moment>,
     /// When there was a backend for it.
@@ -52,9 +54,24 @@ impl Answered {
 }
 
 impl Timing {
-    /// The client asks something that needs a backend.
-    pub(super) fn ask(&mut self) {
-        self.asked = Some(Moment::now());
+    /// Now, as this wake-up has it: the clock is looked at once.
+    #[inline]
+    pub(super) fn now(&mut self) -> Moment {
+        *self.now.get_or_insert_with(Moment::now)
+    }
+
+    /// The wake-up is over.
+    #[inline]
+    pub(super) fn rest(&mut self) {
+        self.now = None;
+    }
+
+    /// The client asks something that needs a backend. Returns when.
+    #[inline]
+    pub(super) fn ask(&mut self) -> Moment {
+        let now = self.now();
+        self.asked = Some(now);
+        now
     }
 
     /// When the client asked what it has no backend for.
@@ -71,7 +88,7 @@ impl Timing {
     #[inline]
     pub(super) fn ask_served(&mut self) {
         if self.asked.is_none() {
-            let now = Moment::now();
+            let now = self.now();
             (self.asked, self.served) = (Some(now), Some(now));
         }
     }
@@ -80,7 +97,7 @@ impl Timing {
     #[inline]
     pub(super) fn begin(&mut self) {
         if self.began.is_none() && self.asked.is_some() {
-            self.began = Some(Moment::now());
+            self.began = Some(self.now());
         }
     }
 
@@ -93,6 +110,7 @@ impl Timing {
     #[inline]
     pub(super) fn answer(&mut self, more: bool, metrics: &PoolMetrics) -> (Moment, Option<Answered>) {
         let now = Moment::now();
+        self.now = Some(now);
         let mut answered = None;
         if let (Some(asked), Some(served)) = (self.asked, self.served) {
             metrics.query.observe(now.seconds_since(asked));
