@@ -1,8 +1,14 @@
-//! Time for the hot path: one number, so that a moment is read once and then only compared and subtracted.
+//! Time for the hot path: a moment is one number, read once and then only compared and subtracted, and an alarm is moved
+//! only when it rings.
 
+use std::future::Future;
 use std::ops::Add;
+use std::pin::Pin;
 use std::sync::LazyLock;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
+
+use tokio::time::Sleep;
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
@@ -16,6 +22,11 @@ impl Moment {
     pub fn now() -> Self {
         // For 584 years.
         Self(START.elapsed().as_nanos() as u64)
+    }
+
+    /// The same for those who measure by `Instant`.
+    pub fn instant(self) -> Instant {
+        *START + Duration::from_nanos(self.0)
     }
 
     /// Nanoseconds since the clock began.
@@ -45,9 +56,70 @@ impl Add<Duration> for Moment {
     }
 }
 
+/// Wakes a task at a moment. One for each task that has deadlines: most are never reached, so the runtime's timer is
+/// left where it is as long as it rings no later than it must.
+#[derive(Debug, Default)]
+pub struct Alarm {
+    sleep: Option<Pin<Box<Sleep>>>,
+    /// When it rings.
+    rings: Moment,
+}
+
+impl Alarm {
+    /// Whether it is `at` already; otherwise the task is woken then. Always polled by the same task.
+    #[inline]
+    pub fn poll(&mut self, cx: &mut Context<'_>, at: Moment) -> Poll<()> {
+        match &self.sleep {
+            Some(sleep) if self.rings <= at && !sleep.is_elapsed() => Poll::Pending,
+            _ => self.set(cx, at),
+        }
+    }
+
+    fn set(&mut self, cx: &mut Context<'_>, at: Moment) -> Poll<()> {
+        let left = at.since(Moment::now());
+        if left.is_zero() {
+            return Poll::Ready(());
+        }
+        let deadline = tokio::time::Instant::now() + left;
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        sleep.as_mut().reset(deadline);
+        self.rings = at;
+        if sleep.as_mut().poll(cx).is_ready() {
+            // Over in the meantime: looked at once more.
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+
+    /// Gives its memory back if it has rung: nothing is waited for.
+    pub fn put_away(&mut self) {
+        self.sleep.take_if(|sleep| sleep.is_elapsed());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn an_alarm_rings_when_it_must() {
+        let mut alarm = Alarm::default();
+        let start = Moment::now();
+        for (wanted, limit) in [(60, 400), (20, 400), (30, 400)] {
+            let at = Moment::now() + Duration::from_millis(wanted);
+            std::future::poll_fn(|cx| alarm.poll(cx, at)).await;
+            assert!(Moment::now() >= at && Moment::now() < at + Duration::from_millis(limit));
+        }
+        assert!(Moment::now().since(start) >= Duration::from_millis(110));
+        let later = Moment::now() + Duration::from_secs(60);
+        let pending = std::future::poll_fn(|cx| Poll::Ready(alarm.poll(cx, later).is_pending())).await;
+        alarm.put_away();
+        assert!(pending && alarm.sleep.is_some(), "it is still to ring");
+        let sooner = Moment::now() + Duration::from_millis(20);
+        std::future::poll_fn(|cx| alarm.poll(cx, sooner)).await;
+        alarm.put_away();
+        assert!(alarm.sleep.is_none());
+    }
 
     #[test]
     fn moments_differ_by_durations() {

@@ -16,7 +16,7 @@ use crate::error::{Error, Side, SqlState};
 use crate::log::counted;
 use crate::metrics::metrics;
 use crate::net::Socket;
-use crate::pool::{Borrower, Pool, PoolKey, configured_credential, no_database};
+use crate::pool::{Pool, PoolKey, configured_credential, no_database};
 use crate::secrets::{Proof, auth_query};
 use crate::session::no_replication;
 use crate::trace::{self, TraceContext};
@@ -267,7 +267,7 @@ async fn look_up(
 ) -> Result<auth_query::Lookup, Error> {
     let credential = configured_credential(config, asker).unwrap_or(Credential::None);
     let pool = shared.registry.pool(&PoolKey { database: key.database.clone(), user: asker.to_owned() }, credential)?;
-    let mut lease = pool.borrow(Borrower::errand()).await?;
+    let mut lease = pool.borrow_for_errand().await?;
     // Nothing that a client of this user did to its session may bend the query.
     let mut safe = Settings::default();
     safe.set("search_path", "pg_catalog".to_owned());

@@ -72,7 +72,8 @@ impl Buffer {
     /// Returns the memory if nothing is in it.
     #[inline]
     pub(super) fn give_back(&mut self) {
-        if self.is_empty() && !self.memory.is_empty() {
+        // Nothing is in it: the end goes back to the start then.
+        if self.end == 0 && !self.memory.is_empty() {
             give_back(std::mem::take(&mut self.memory));
         }
     }

@@ -251,11 +251,16 @@ impl Socket {
 /// out.
 #[inline]
 pub fn poll_forward(from: &mut Socket, to: &mut Socket, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    if from.passed == 0 && to.is_flushed() {
+        return Poll::Ready(Ok(()));
+    }
     if from.passed > 0 {
         if !to.output.is_empty() && from.passed <= JOIN {
             from.join(to);
         }
-        ready!(to.poll_flush(cx))?;
+        if !to.is_flushed() {
+            ready!(to.poll_flush(cx))?;
+        }
         while from.passed > 0 {
             let n = ready!(Pin::new(&mut to.io).poll_write(cx, &from.input[..from.passed]))?;
             if n == 0 {
@@ -267,7 +272,7 @@ pub fn poll_forward(from: &mut Socket, to: &mut Socket, cx: &mut Context<'_>) ->
             to.unflushed = to.io.is_tls();
         }
     }
-    to.poll_flush(cx)
+    if to.is_flushed() { Poll::Ready(Ok(())) } else { to.poll_flush(cx) }
 }
 
 #[cfg(test)]

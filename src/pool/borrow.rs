@@ -1,16 +1,15 @@
 //! Borrowing: a lease at once where a place is free and a backend idle, otherwise a wait in the queue, within
 //! `borrow_timeout`, for a place and then for a backend.
 
-use std::collections::btree_map::Entry;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::task::{Context, Poll, ready};
 
 use prometheus::Histogram;
 
 use super::{Borrower, Lease, Places, Pool, connector, gate};
-use crate::clock::Moment;
+use crate::clock::{Alarm, Moment};
 use crate::config::PoolSettings;
 use crate::error::{Error, Side, SqlState};
 use crate::metrics::metrics;
@@ -18,51 +17,60 @@ use crate::metrics::metrics;
 /// A wait, seen by those who look; counted when it is over, however it ends.
 struct Wait<'a> {
     pool: &'a Pool,
-    asked: Instant,
-    /// How long before the client's last lease had ended.
-    pause: Option<Duration>,
+    who: Borrower<'a>,
     outcome: Option<&'a Histogram>,
 }
 
 impl<'a> Wait<'a> {
-    fn new(pool: &'a Pool, rests: Option<Moment>) -> Self {
-        let asked = Instant::now();
+    fn new(pool: &'a Pool, who: Borrower<'a>) -> Self {
         pool.pressure.ask();
-        *pool.waits().entry(asked).or_default() += 1;
+        pool.waits().enter(who.asks);
         pool.pressure.wait(pool.active.load(Ordering::Acquire) + pool.waiting.load(Ordering::Acquire) + 1);
-        Self { pool, asked, pause: rests.map(|rests| Moment::now().since(rests)), outcome: None }
+        Self { pool, who, outcome: None }
+    }
+
+    /// Whether it has taken too long.
+    fn poll_patience(&self, cx: &mut Context<'_>, alarm: &mut Alarm, settings: &PoolSettings) -> Poll<()> {
+        loop {
+            ready!(alarm.poll(cx, self.pool.next_look(self.who.asks, settings)));
+            if self.pool.patience(self.who.asks, settings) <= Moment::now() {
+                return Poll::Ready(());
+            }
+        }
     }
 }
 
 impl Drop for Wait<'_> {
     fn drop(&mut self) {
-        let mut waits = self.pool.waits();
-        if let Entry::Occupied(mut same) = waits.entry(self.asked) {
-            *same.get_mut() -= 1;
-            if *same.get() == 0 {
-                same.remove();
-            }
-        }
-        drop(waits);
-        let wait = self.asked.elapsed();
-        if let Some(pause) = self.pause {
-            self.pool.pressure.waited(wait, pause);
+        self.pool.waits().leave(self.who.asks);
+        let wait = Moment::now().since(self.who.asks);
+        if let Some(rests) = self.who.rests {
+            self.pool.pressure.waited(wait, self.who.asks.since(rests));
         }
         self.outcome.unwrap_or(&self.pool.metrics.borrow_wait.left).observe(wait.as_secs_f64());
     }
 }
 
 impl Pool {
-    /// Waits for a lease, in order of arrival, at most `borrow_timeout`. Cancel-safe: dropped, it leaves the queue.
+    /// Waits for a lease, in order of arrival, at most `borrow_timeout`; the alarm is the task's. Cancel-safe: dropped, it
+    /// leaves the queue.
     ///
     /// # Errors
     /// 53300 when the time is over or the queue is full; the database's own error when it refuses us.
-    pub async fn borrow(self: &Arc<Self>, who: Borrower<'_>) -> Result<Lease, Error> {
+    pub async fn borrow(self: &Arc<Self>, who: Borrower<'_>, alarm: &mut Alarm) -> Result<Lease, Error> {
         match self.borrow_now(&who) {
             Some(lease) => Ok(lease),
-            // Boxed: a client's task is as large as its largest wait, and most never wait.
-            None => Box::pin(self.borrow_waiting(who)).await,
+            None => self.borrow_waiting(who, alarm).await,
         }
+    }
+
+    /// The same for pgfunnel itself.
+    ///
+    /// # Errors
+    /// As [`Pool::borrow`].
+    pub async fn borrow_for_errand(self: &Arc<Self>) -> Result<Lease, Error> {
+        let who = Borrower { client: 0, application: "", rests: None, asks: Moment::now() };
+        self.borrow(who, &mut Alarm::default()).await
     }
 
     /// A lease without waiting: a free place and an idle backend.
@@ -97,8 +105,8 @@ impl Pool {
         }
     }
 
-    async fn borrow_waiting(self: &Arc<Self>, who: Borrower<'_>) -> Result<Lease, Error> {
-        let mut wait = Wait::new(self, who.rests);
+    async fn borrow_waiting(self: &Arc<Self>, who: Borrower<'_>, alarm: &mut Alarm) -> Result<Lease, Error> {
+        let mut wait = Wait::new(self, who);
         let settings = self.settings.load_full();
         if self.waiting.load(Ordering::Acquire) >= settings.max_waiting {
             wait.outcome = Some(&self.metrics.borrow_wait.refused);
@@ -110,22 +118,24 @@ impl Pool {
         let mut borrowing = pin!(async {
             loop {
                 let places = self.enter(who.application, &stage).await;
-                if let Some(lease) = self.obtain(who.client, places, self.patience(wait.asked, &settings)).await? {
+                if let Some(lease) = self.obtain(&who, places, &settings).await? {
                     return Ok(lease);
                 }
             }
         });
-        let (outcome, result) = loop {
-            let look = self.next_look(wait.asked, &settings);
-            break match tokio::time::timeout_at(look.into(), &mut borrowing).await {
-                Ok(Ok(lease)) => (&self.metrics.borrow_wait.waited, Ok(lease)),
-                Ok(Err(error)) => (&self.metrics.borrow_wait.refused, Err(error)),
-                Err(_) if self.patience(wait.asked, &settings) > Instant::now() => continue,
-                Err(_) => {
-                    let refused = self.timed_out(&settings, stage.load(Ordering::Relaxed));
-                    (&self.metrics.borrow_wait.timed_out, Err(refused))
-                }
-            };
+        let done = std::future::poll_fn(|cx| {
+            if let Poll::Ready(result) = borrowing.as_mut().poll(cx) {
+                return Poll::Ready(Some(result));
+            }
+            wait.poll_patience(cx, alarm, &settings).map(|()| None)
+        });
+        let (outcome, result) = match done.await {
+            Some(Ok(lease)) => (&self.metrics.borrow_wait.waited, Ok(lease)),
+            Some(Err(error)) => (&self.metrics.borrow_wait.refused, Err(error)),
+            None => {
+                let refused = self.timed_out(&settings, stage.load(Ordering::Relaxed));
+                (&self.metrics.borrow_wait.timed_out, Err(refused))
+            }
         };
         wait.outcome = Some(outcome);
         result
@@ -163,19 +173,20 @@ impl Pool {
     /// With a place: an idle backend, or a new one. `None`: the pool is held meanwhile, and the place is given up.
     async fn obtain(
         self: &Arc<Self>,
-        client: u64,
+        who: &Borrower<'_>,
         mut places: Places,
-        deadline: Instant,
+        settings: &PoolSettings,
     ) -> Result<Option<Lease>, Error> {
         loop {
             let now = Moment::now();
-            places = match self.take(client, now) {
+            places = match self.take(who.client, now) {
                 Some((taken, true)) => return Ok(Some(Lease::new(self.clone(), taken, places, now))),
                 Some((dead, false)) => {
                     self.close(dead);
                     places
                 }
-                None => match self.connect(places, deadline).await? {
+                // Boxed: few wait for that, and all others would carry it.
+                None => match Box::pin(self.connect(places, self.patience(who.asks, settings).instant())).await? {
                     connector::Outcome::Connected(lease) => return Ok(Some(lease)),
                     connector::Outcome::Again(_) if self.is_held() => return Ok(None),
                     connector::Outcome::Again(places) => places,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::{Borrower, Pool};
+use super::Pool;
 use crate::backend::{AskError, Backend, Row};
 use crate::config::{HiddenState, Isolation};
 use crate::track::Certificate;
@@ -187,7 +187,7 @@ impl Pool {
         }
         let pool = self.clone();
         tokio::spawn(async move {
-            if let Ok(mut lease) = pool.borrow(Borrower::errand()).await {
+            if let Ok(mut lease) = pool.borrow_for_errand().await {
                 pool.certify(&mut lease).await;
                 lease.release();
             }

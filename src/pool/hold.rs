@@ -4,9 +4,10 @@
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{Pool, Registry};
+use crate::clock::Moment;
 use crate::config::PoolSettings;
 
 /// How often it is looked whether backends have gone.
@@ -38,7 +39,7 @@ impl Held {
 pub(super) struct Hold {
     held: bool,
     /// When it was let go last.
-    released: Option<Instant>,
+    released: Option<Moment>,
 }
 
 impl Registry {
@@ -168,7 +169,7 @@ impl Pool {
         {
             let mut state = self.hold_state();
             if state.held && !hold {
-                state.released = Some(Instant::now());
+                state.released = Some(Moment::now());
             }
             state.held = hold;
             self.gate.hold(hold);
@@ -205,17 +206,23 @@ impl Pool {
 
     /// When a client that asked then has waited long enough: the time in which the pool is held does not count towards
     /// `borrow_timeout`, but towards `pause_timeout`.
-    pub(super) fn patience(&self, asked: Instant, settings: &PoolSettings) -> Instant {
-        let state = self.hold_state();
-        match state.held {
-            true => asked + settings.pause_timeout.max(settings.borrow_timeout),
-            false => state.released.map_or(asked, |released| released.max(asked)) + settings.borrow_timeout,
-        }
+    pub(super) fn patience(&self, asked: Moment, settings: &PoolSettings) -> Moment {
+        self.hold_state().patience(asked, settings)
     }
 
     /// When to look again whether the time is over.
-    pub(super) fn next_look(&self, asked: Instant, settings: &PoolSettings) -> Instant {
-        let end = self.patience(asked, settings);
-        if self.is_held() { end.min(Instant::now() + LOOK_AGAIN) } else { end }
+    pub(super) fn next_look(&self, asked: Moment, settings: &PoolSettings) -> Moment {
+        let state = self.hold_state();
+        let end = state.patience(asked, settings);
+        if state.held { end.min(Moment::now() + LOOK_AGAIN) } else { end }
+    }
+}
+
+impl Hold {
+    fn patience(&self, asked: Moment, settings: &PoolSettings) -> Moment {
+        match self.held {
+            true => asked + settings.pause_timeout.max(settings.borrow_timeout),
+            false => self.released.map_or(asked, |released| released.max(asked)) + settings.borrow_timeout,
+        }
     }
 }

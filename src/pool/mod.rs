@@ -17,11 +17,12 @@ mod roster;
 mod store;
 mod totals;
 mod upkeep;
+mod waits;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
@@ -52,6 +53,7 @@ use roster::Roster;
 use store::{Store, Stored, Taken};
 use totals::Periods;
 pub use totals::Totals;
+use waits::Waits;
 
 /// An idle backend is looked at in the kernel before it is lent only if nobody had it for so long: the runtime notices
 /// a closed connection about as fast, and the system call is then a small part of what the transaction costs.
@@ -105,8 +107,8 @@ pub struct Pool {
     /// Increased when what it connects to changes; older backends are not lent any more.
     generation: AtomicU64,
     waiting: AtomicUsize,
-    /// When those who wait began to, and how many at that moment.
-    waits: Mutex<BTreeMap<Instant, usize>>,
+    /// Since when those wait who do.
+    waits: Mutex<Waits>,
     closing: AtomicUsize,
     store: Store,
     connector: Connector,
@@ -117,7 +119,7 @@ pub struct Pool {
 /// Who borrows.
 #[derive(Debug, Clone, Copy)]
 pub struct Borrower<'a> {
-    /// The client's number; 0: pgfunnel itself, for an errand of its own.
+    /// The client's number; 0: none.
     pub client: u64,
     /// Its `application_name`.
     pub application: &'a str,
@@ -125,13 +127,6 @@ pub struct Borrower<'a> {
     pub rests: Option<Moment>,
     /// When it asks.
     pub asks: Moment,
-}
-
-impl Borrower<'_> {
-    /// pgfunnel, now.
-    pub fn errand() -> Self {
-        Self { client: 0, application: "", rests: None, asks: Moment::now() }
-    }
 }
 
 /// The places that a lease holds: those of its application and user, where they have a limit, and the pool's.
@@ -213,13 +208,13 @@ impl Pool {
         inside > own.size() && inside.saturating_sub(self.closing.load(Ordering::Acquire)) > own.size()
     }
 
-    fn waits(&self) -> MutexGuard<'_, BTreeMap<Instant, usize>> {
+    fn waits(&self) -> MutexGuard<'_, Waits> {
         self.waits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How long the client has been waiting that waits longest; zero: nobody waits.
     pub fn oldest_wait(&self) -> Duration {
-        self.waits().first_key_value().map_or(Duration::ZERO, |(asked, _)| asked.elapsed())
+        self.waits().oldest().map_or(Duration::ZERO, |asked| Moment::now().since(asked))
     }
 
     /// Why backends cannot be opened, if that was so a moment ago.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use foldhash::fast::RandomState;
 use hashlink::LruCache;
 
-use super::{Borrower, Pool};
+use super::Pool;
 use crate::error::Error;
 use crate::track::params::plain_application_name;
 use crate::track::{Params, Settings};
@@ -107,7 +107,7 @@ impl Pool {
             reported.insert("application_name".to_owned(), name.to_owned());
             return Ok(self.params.insert(settings, reported));
         }
-        let mut lease = self.borrow(Borrower::errand()).await?;
+        let mut lease = self.borrow_for_errand().await?;
         if settings.is_empty() {
             // The backend that was opened, now or before, told what it reports.
             let params = self.params.get(&settings);

@@ -21,7 +21,7 @@ use crate::net::Plain;
 use crate::net::tls::ServerTls;
 use crate::pool::Registry;
 use crate::secrets::{AuthQueryCache, KeyCache, ProcessSecret, Verifiers};
-use crate::spans;
+use crate::{spans, track};
 use listener::{Listener, bind_tcp, cannot_listen};
 use orders::{End, Orders, show_config};
 
@@ -117,8 +117,9 @@ fn process_secret(config: &Config) -> io::Result<ProcessSecret> {
     }
 }
 
-/// Derives the verifiers of users with a plain password before they come.
+/// Derives the verifiers of users with a plain password before they come, and what else the first one would wait for.
 fn warm(shared: &Arc<Shared>) {
+    track::prepare();
     let shared = shared.clone();
     tokio::spawn(async move {
         let config = shared.config.load_full();

@@ -125,7 +125,7 @@ impl Session {
                     break lease;
                 }
                 Cleaning::Awaited => {
-                    lease.clean().await;
+                    Box::pin(lease.clean()).await;
                     if !lease.broken {
                         break lease;
                     }
@@ -135,7 +135,7 @@ impl Session {
             }
         };
         if self.must_hear_out(&lease) {
-            self.hear_out(&mut lease).await;
+            Box::pin(self.hear_out(&mut lease)).await;
         }
         self.prepare(&mut lease).map_err(|error| cannot_put(&error))?;
         Ok(lease)
@@ -164,7 +164,7 @@ impl Session {
     async fn wait_for_lease(&mut self) -> Result<Lease, NoLease> {
         let (asks, rests) = (self.timing.asked(), self.timing.rests());
         let who = Borrower { client: self.handle.id, application: &self.handle.application, rests, asks };
-        let mut borrowing = pin!(self.pool.borrow(who));
+        let mut borrowing = pin!(self.pool.borrow(who, self.limits.alarm()));
         let (client, handle) = (&mut self.client, &self.handle);
         std::future::poll_fn(|cx| {
             if let Poll::Ready(result) = borrowing.as_mut().poll(cx) {

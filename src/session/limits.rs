@@ -1,19 +1,15 @@
 //! The limits on time: a client that is idle, idle in a transaction or does not read, and a statement that takes too
-//! long. One timer per client at most, armed only when there is something to wait for and moved only when it fires.
+//! long. One alarm per client at most, set only when there is something to wait for.
 
-use std::future::Future;
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
-
-use tokio::time::{Instant, Sleep};
 
 use super::Session;
 use super::timing::Timing;
 use crate::backend::Backend;
 use crate::cancel::Order;
-use crate::clock::Moment;
+use crate::clock::{Alarm, Moment};
 use crate::config::PoolMode;
 use crate::error::{Error, Side, SqlState};
 use crate::log::counted;
@@ -47,14 +43,12 @@ enum Waiting {
     Backend,
 }
 
-/// A client's timer.
+/// A client's limits.
 #[derive(Debug, Default)]
 pub(super) struct Limits {
     waiting: Waiting,
     since: Option<Moment>,
-    timer: Option<Pin<Box<Sleep>>>,
-    /// When the timer wakes the client's task.
-    wakes: Option<Moment>,
+    alarm: Alarm,
     /// Keepalive is on.
     probing: bool,
     /// Bytes sent to either side when it was last looked at.
@@ -68,7 +62,10 @@ impl Limits {
         self.wait(Waiting::IdleClient);
         match limit {
             Some(limit) => self.poll_until(cx, limit, timing.now()),
-            None => Poll::Pending,
+            None => {
+                self.alarm.put_away();
+                Poll::Pending
+            }
         }
     }
 
@@ -90,30 +87,14 @@ impl Limits {
     #[inline]
     fn poll_until(&mut self, cx: &mut Context<'_>, limit: Duration, now: Moment) -> Poll<()> {
         let at = *self.since.get_or_insert(now) + limit;
-        // An earlier timer stays: when it fires, it is moved.
-        match self.wakes {
-            Some(wakes) if now < wakes && wakes <= at => Poll::Pending,
-            _ => self.poll_timer(cx, at),
-        }
+        ready!(self.alarm.poll(cx, at));
+        self.since = None;
+        Poll::Ready(())
     }
 
-    /// A later timer is moved now.
-    #[cold]
-    fn poll_timer(&mut self, cx: &mut Context<'_>, at: Moment) -> Poll<()> {
-        let left = at.since(Moment::now());
-        if left.is_zero() {
-            (self.since, self.timer, self.wakes) = (None, None, None);
-            return Poll::Ready(());
-        }
-        let deadline = Instant::now() + left;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-        timer.as_mut().reset(deadline);
-        self.wakes = Some(at);
-        if timer.as_mut().poll(cx).is_ready() {
-            // Over in the meantime: looked at once more.
-            cx.waker().wake_by_ref();
-        }
-        Poll::Pending
+    /// The client's one alarm, while none of these limits applies.
+    pub(super) fn alarm(&mut self) -> &mut Alarm {
+        &mut self.alarm
     }
 
     /// The lease is over.

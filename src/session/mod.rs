@@ -104,7 +104,7 @@ impl Session {
             let outcome = loop {
                 match self.relay(&mut lease).await {
                     Outcome::Done if self.must_settle() => match Box::pin(self.settle_and_count(&mut lease)).await {
-                        Ok(()) if self.is_pinned() && self.handle.order() != Order::Drain => self.timing.rest(),
+                        Ok(()) if self.is_pinned() && self.handle.order() != Order::Drain => {}
                         Ok(()) => break Outcome::Done,
                         Err(error) => break Outcome::BackendLost(Lost::Confused(error.into_error())),
                     },
@@ -128,7 +128,6 @@ impl Session {
     /// Waits for a message that needs a backend. `More`: it is there.
     async fn idle(&mut self) -> Result<Wish, End> {
         std::future::poll_fn(|cx| {
-            self.handle.listen(cx.waker());
             loop {
                 match self.handle.order() {
                     Order::None => {}
@@ -148,6 +147,7 @@ impl Session {
                 if !self.client.is_flushed() {
                     match self.client.poll_flush(cx) {
                         Poll::Ready(Err(_)) => return Poll::Ready(Err(End::Gone)),
+                        Poll::Pending if self.is_called(cx) => continue,
                         // While it does not read, nothing more is read from it.
                         Poll::Pending => {
                             self.timing.rest();
@@ -162,6 +162,7 @@ impl Session {
                 match self.client.poll_fill(cx) {
                     Poll::Ready(Ok(n)) if n > 0 => {}
                     Poll::Ready(_) => return Poll::Ready(Err(End::Gone)),
+                    Poll::Pending if self.is_called(cx) => {}
                     Poll::Pending => {
                         self.client.give_back();
                         self.heed_settings();
@@ -174,6 +175,13 @@ impl Session {
             }
         })
         .await
+    }
+
+    /// Listens for orders and news; whether there are some already that can be dealt with.
+    #[inline]
+    fn is_called(&self, cx: &mut Context<'_>) -> bool {
+        self.handle.listen(cx.waker());
+        self.handle.order() != Order::None || self.listening.has_news() && self.client.backlog() < BACKLOG
     }
 
     /// Relays both directions until the transaction is over, or something ends it.

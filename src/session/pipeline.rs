@@ -187,6 +187,12 @@ impl Pipeline {
         self.queue.front()
     }
 
+    /// Whether what comes next is the answer to a message of the client's own.
+    #[inline]
+    pub(super) fn is_the_clients(&self) -> bool {
+        !matches!(self.front(), Some(Expect::Prefix | Expect::OwnRun(..) | Expect::OwnTry(_)))
+    }
+
     #[inline]
     pub(super) fn pop(&mut self) -> Option<Expect> {
         let expect = self.queue.pop_front()?;

@@ -126,6 +126,7 @@ impl Session {
     pub(super) async fn settle_and_count(&mut self, lease: &mut Lease) -> Result<(), AskError> {
         self.settle(lease).await?;
         self.share_channels(lease).await?;
+        self.timing.rest();
         self.count_pins();
         if self.is_pinned() && lease.params.is_some() {
             // What a reset took away on the backend that it keeps.

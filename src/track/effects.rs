@@ -1,13 +1,8 @@
 //! What a statement's text says about session state: the effects that pin a client to its backend or that make the
 //! backend's parameters unknown. Errs towards pinning. What a function, view or trigger does cannot be seen here.
 
-use std::sync::LazyLock;
-
-use regex_automata::dfa::{Automaton, StartKind, dense};
-use regex_automata::util::syntax;
-use regex_automata::{Input, nfa::thompson};
-
 use super::statements::Statements;
+use super::suspects;
 
 /// Of a longer text the start is examined, and its rest as it comes (see [`Rest`]).
 pub const EXAMINED: usize = 64 * 1024;
@@ -246,48 +241,10 @@ impl std::ops::BitOr for Effects {
     }
 }
 
-/// What may stand anywhere in a statement that has an effect, and `;`, behind which another may begin. Every statement
-/// is searched for them, so the automaton is one that takes a few instructions per byte.
-static SUSPECTS: LazyLock<dense::DFA<Vec<u32>>> = LazyLock::new(|| {
-    dense::Builder::new()
-        .syntax(syntax::Config::new().case_insensitive(true).unicode(false).utf8(false))
-        .thompson(thompson::Config::new().utf8(false).which_captures(thompson::WhichCaptures::None))
-        .configure(dense::Config::new().start_kind(StartKind::Unanchored))
-        .build_many(&[
-            ";",
-            "set_config",
-            "advisory",
-            "currval",
-            "lastval",
-            "pg_notify",
-            "setseed",
-            "dblink",
-            "temp",
-            "pg_settings",
-            "_to_xml",
-            "ts_stat",
-            "ts_rewrite",
-            "crosstab",
-            "xpath_table",
-            "connectby",
-            "pg_backup_start",
-            "replication_slot",
-            "U&",
-            "prepared_stat",
-        ])
-        .expect("a few short literals always build")
-});
-
-/// Whether a text has something suspect in it.
-fn is_suspect(text: &[u8]) -> bool {
-    // The search can only fail on bytes that it was told to give up at; there are none.
-    SUSPECTS.try_search_fwd(&Input::new(text).earliest(true)).map_or(true, |found| found.is_some())
-}
-
 /// Whether a text has one statement, of a kind that has no effect, and nothing in it that could.
 fn is_harmless(text: &[u8]) -> bool {
     let one = without_end(text);
-    begins_with_dml(one) && !is_suspect(one)
+    begins_with_dml(one) && !suspects::are_in(one)
 }
 
 /// Without the semicolon that may end it.
@@ -304,8 +261,7 @@ pub struct Rest {
 }
 
 impl Rest {
-    /// Longer than every suspect word.
-    const OVERLAP: usize = 16;
+    const OVERLAP: usize = suspects::LONGER;
 
     fn keep(&mut self, piece: &[u8]) {
         self.last.extend_from_slice(piece.get(piece.len().saturating_sub(Self::OVERLAP)..).unwrap_or_default());
@@ -319,7 +275,7 @@ impl Rest {
             false => piece,
         };
         let overlap = piece.get(..Self::OVERLAP.min(piece.len())).unwrap_or_default();
-        let suspect = is_suspect(piece) || is_suspect(&[&self.last, overlap].concat());
+        let suspect = suspects::are_in(piece) || suspects::are_in(&[&self.last, overlap].concat());
         self.keep(piece);
         if suspect { LARGE } else { Effects::NONE }
     }

@@ -10,10 +10,12 @@ pub mod options;
 pub mod params;
 pub mod sql_names;
 mod statements;
+mod suspects;
 mod tokens;
 
 pub use certificate::Certificate;
 pub use command::{Command, Said};
 pub use effects::{Effects, PinReason};
 pub use params::{Params, Settings};
+pub use suspects::prepare;
 pub use tokens::parameters;
