@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Everything that must hold, on a bare Debian machine, in one command; installs what is missing.
 #
-#   tests/run.sh               formatting, lints, licences, deploy/, every test (drivers, PostgreSQL 15 to 18)
+#   tests/run.sh               formatting, lints, licences, deploy/, every test (drivers, PostgreSQL 15 to 18), and
+#                              whether a transaction costs more instructions than before
 #   tests/run.sh fast [TEST…]  the inner loop: formatting, lints, unit tests, and the named files of tests/
 #
 # What tests need besides Debian's packages lies outside the source tree, in PGFUNNEL_TEST_TOOLS (by default a
@@ -52,6 +53,7 @@ main() {
       done
       # Last, since it builds a release.
       check quickstart show_quickstart
+      check 'instructions per transaction' limited python3 tests/load/instructions.py --check
       ;;
     fast)
       shift
@@ -168,6 +170,7 @@ install_missing() {
   need make build-essential
   need setpriv util-linux
   need pgbouncer pgbouncer
+  need valgrind valgrind
   need node nodejs
   need npm npm
   need chromium chromium

@@ -95,8 +95,9 @@ class Server:
 class Lab(contextlib.ExitStack):
     """A directory, PostgreSQL in it, and the poolers that are asked for."""
 
-    def __init__(self):
+    def __init__(self, connections=MAX_CONNECTIONS):
         super().__init__()
+        self.connections = connections
         raise_descriptor_limit()
         # Told to go, we still clean up.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -137,7 +138,7 @@ class Lab(contextlib.ExitStack):
         with open(data / "postgresql.conf", "a") as conf:
             conf.write(
                 f"listen_addresses = '127.0.0.1'\nport = {self.port}\nunix_socket_directories = '{self.dir}'\n"
-                f"max_connections = {MAX_CONNECTIONS}\nfsync = off\nautovacuum = off\nwal_level = minimal\n"
+                f"max_connections = {self.connections}\nfsync = off\nautovacuum = off\nwal_level = minimal\n"
                 "max_wal_senders = 0\nshared_buffers = 256MB\n"
             )
         server = self._start("postgres", unprivileged(self.bin / "postgres", "-D", data), self.port)
@@ -151,6 +152,11 @@ class Lab(contextlib.ExitStack):
         for statement in statements:
             command += ["-c", statement]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    def fill(self, scale=5):
+        """pgbench's tables."""
+        command = [self.bin / "pgbench", "-i", "-q", "-s", str(scale), "-h", "127.0.0.1", "-p", str(self.port), "-U", USER]
+        subprocess.run([*command, DATABASE], check=True, capture_output=True, env={**os.environ, "PGPASSWORD": PASSWORD})
 
     def url(self, server):
         return f"postgres://{USER}:{PASSWORD}@127.0.0.1:{server.port}/{DATABASE}"
@@ -205,6 +211,18 @@ class Lab(contextlib.ExitStack):
                 file.write(f"client_tls_sslmode = allow\nclient_tls_cert_file = {cert}\nclient_tls_key_file = {key}\n")
         binary = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
         return self._start(name, unprivileged(binary, ini), port)
+
+
+    def haproxy(self, name="haproxy"):
+        """Debian's HAProxy as a relay that does not look at a byte. One thread, as PgBouncer has."""
+        port = free_port()
+        config = self.dir / f"{name}.cfg"
+        config.write_text(
+            "global\n  nbthread 1\n  maxconn 5000\ndefaults\n  mode tcp\n  timeout connect 10s\n  timeout client 1h\n"
+            f"  timeout server 1h\nlisten postgres\n  bind 127.0.0.1:{port}\n  server one 127.0.0.1:{self.port}\n"
+        )
+        binary = shutil.which("haproxy") or "/usr/sbin/haproxy"
+        return self._start(name, unprivileged(binary, "-db", "-f", config), port)
 
 
 def machine():

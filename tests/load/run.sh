@@ -1,10 +1,9 @@
 #!/usr/bin/env bash
-# Every load figure, one after the other, each against a PostgreSQL of its own; about twelve minutes, less with --quick.
-# Needs PostgreSQL (server and pgbench), PgBouncer, Python 3 and openssl. Tables go to stdout, progress to stderr.
-# Exit 1 if a limit is exceeded.
+# Every load figure: the comparison, and then what has limits of its own, each against a PostgreSQL of its own; about
+# twenty minutes, less with --quick. Tables go to stdout, progress to stderr. Exit 1 if a limit is exceeded.
 #
 #   tests/load/run.sh             everything
-#   tests/load/run.sh --quick     fewer rounds and clients, for a look: about three minutes
+#   tests/load/run.sh --quick     fewer rounds and clients, for a look: about five minutes
 set -uo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -12,7 +11,7 @@ compare=() storm=() memory=()
 case ${1:-} in
   '') ;;
   --quick)
-    compare=(--rounds 3 --clients 16)
+    compare=(--quick)
     storm=(--environments 500)
     memory=(--clients 2000)
     ;;
@@ -22,9 +21,11 @@ case ${1:-} in
     ;;
 esac
 
-cargo build --release --locked --quiet --bin pgfunnel --manifest-path "$here/../../Cargo.toml" || exit 1
-
 status=0
+printf '## Compared\n\n'
+# It installs what is missing, and builds.
+"$here/compare.sh" "${compare[@]}" || status=1
+
 # figure TITLE SECONDS SCRIPT ARGUMENT…: bounded, whatever happens.
 figure() {
   local title=$1 limit=$2
@@ -33,7 +34,6 @@ figure() {
   timeout --kill-after=10 "$limit" python3 "$@" || status=1
 }
 
-figure 'CPU per transaction' 420 "$here/compare.py" "${compare[@]}"
 figure 'Storms' 420 "$here/storm.py" "${storm[@]}"
 figure 'Memory of idle clients' 240 "$here/memory.py" "${memory[@]}"
 figure 'Hand-over' 120 "$here/handover.py"

@@ -22,10 +22,11 @@ BORROW_TIMEOUT = 5.0
 LATE = 0.35
 
 
-def storm(lab, server, environments):
-    """One run of `pgfunnel storm` with its default options."""
+def storm(lab, server, environments, options=(), tls=False):
+    """One run of `pgfunnel storm`, with its default options and these."""
     command = [pgfunnel_binary(), "storm", "--environments", str(environments), "--json", "--monitor-database", "app"]
-    env = {**os.environ, "DATABASE_URL": lab.url(server)}
+    command += options
+    env = {**os.environ, "DATABASE_URL": lab.url(server) + ("?sslmode=require" if tls else "")}
     done = subprocess.run([*command, "--monitor-url", lab.monitor_url()], capture_output=True, text=True, env=env)
     if not done.stdout:
         sys.exit(f"the storm through {server.name} broke off:\n{done.stderr}")

@@ -95,17 +95,31 @@ def copy_out(client):
     return drain(client, "copy (select repeat('x', 1023) from generate_series(1, 1048576)) to stdout")
 
 
-def copy_in(client):
-    """1 GiB of rows that PostgreSQL parses and drops, so that the disk has no part in it."""
+def copy_in(client, size=GIB):
+    """Rows that PostgreSQL parses and drops, so that the disk has no part in it."""
     client.socket.sendall(query_message("copy sink from stdin where false"))
     while client.read()[0] != b"G":
         pass
     data = message(b"d", (b"x" * 1023 + b"\n") * 64)
-    for _ in range(GIB // (64 * KIB)):
+    for _ in range(size // (64 * KIB)):
         client.socket.sendall(data)
     client.socket.sendall(message(b"c", b""))
     client.until_ready()
-    return GIB
+    return size
+
+
+def result(client):
+    """100 MB in rows of 1 kB."""
+    return drain(client, "select repeat('x', 1000) from generate_series(1, 100000)")
+
+
+def copy_some_out(client):
+    """100 MB."""
+    return drain(client, "copy (select repeat('x', 999) from generate_series(1, 100000)) to stdout")
+
+
+def copy_some_in(client):
+    return copy_in(client, 100_000_000)
 
 
 TASKS = [

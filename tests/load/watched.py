@@ -14,7 +14,7 @@ import threading
 import time
 import urllib.request
 
-from compare import Bench, spread
+from bench import spread, take_turns
 from lab import BACKENDS, DATABASE, PASSWORD, USER, Lab, free_port, machine, say
 from wire import Client
 
@@ -44,14 +44,9 @@ def cost(lab, rounds, seconds):
     watched = lab.pgfunnel("watched", http_listen=f"127.0.0.1:{port}", log_slow_query="1s", log_slow_borrow="1s")
     stop = threading.Event()
     threading.Thread(target=watch, args=(port, stop), daemon=True).start()
-    benches = [Bench(lab, server, "prepared", 16) for server in (alone, watched)]
-    for turn in range(rounds):
-        say(f"round {turn + 1}")
-        for bench in benches if turn % 2 == 0 else reversed(benches):
-            bench.slice(seconds)
+    slices = take_turns(lab, [alone, watched], "prepared", 16, rounds, seconds)
     stop.set()
-    ours, theirs = ([cost for _, cost in bench.results()] for bench in reversed(benches))
-    return [one / other for one, other in zip(ours, theirs)]
+    return [one.cost / other.cost for one, other in zip(slices["watched"], slices["alone"])]
 
 
 def scrape(lab, rounds):

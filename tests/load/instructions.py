@@ -1,0 +1,94 @@
+#!/usr/bin/env python3
+"""User instructions of pgfunnel per transaction of `pgbench -S`, counted by valgrind's callgrind: what a fixed small run
+of one worker executes more than a smaller one, so that starting and logging in fall out. Repeatable to about a
+hundredth, on a busy machine, too. With --check: exit 1 if one has grown by more than 3 % over instructions.json."""
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from lab import DATABASE, PASSWORD, USER, Lab, free_port, pgfunnel_binary, say
+from wire import Client
+
+MODES = ["simple", "extended", "prepared"]
+CLIENTS = 4
+SHORT, LONG = 1_000, 5_000
+BASELINE = Path(__file__).with_name("instructions.json")
+# How much more than the baseline is too much.
+TOLERANCE = 1.03
+
+
+def per_transaction(lab, mode):
+    """In one process, in which everything has been done once before it is counted."""
+    port, out = free_port(), lab.dir / f"callgrind.{mode}"
+    command = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={out}"]
+    env = {
+        **os.environ,
+        "DATABASE_URL": f"{lab.url(lab.postgres)}?sslmode=disable",
+        "PGFUNNEL_LISTEN": f"127.0.0.1:{port}",
+        "PGFUNNEL_HTTP_LISTEN": "off",
+        "PGFUNNEL_WORKER_THREADS": "1",
+    }
+    with open(lab.dir / "callgrind.log", "w") as log:
+        process = subprocess.Popen(
+            [*command, pgfunnel_binary(), "run"], env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+    lab.callback(process.kill)
+    for _ in range(300):
+        try:
+            Client(port).close()
+            break
+        except OSError:
+            if process.poll() is not None:
+                sys.exit("pgfunnel ended under valgrind:\n" + (lab.dir / "callgrind.log").read_text()[-2000:])
+            time.sleep(0.1)
+
+    def serve(transactions):
+        bench = [lab.bin / "pgbench", "-n", "-S", "-M", mode, "-c", str(CLIENTS), "-t", str(transactions // CLIENTS)]
+        bench += ["-h", "127.0.0.1", "-p", str(port), "-U", USER, DATABASE]
+        subprocess.run(bench, check=True, capture_output=True, timeout=120, env={**os.environ, "PGPASSWORD": PASSWORD})
+
+    def control(*what):
+        subprocess.run(["callgrind_control", *what, str(process.pid)], check=True, capture_output=True, timeout=60)
+
+    serve(SHORT)
+    control("-i", "on")
+    counts = []
+    for number, transactions in enumerate([SHORT, LONG], start=1):
+        serve(transactions)
+        control("-d", "counted")
+        dump = out.with_name(f"{out.name}.{number}").read_text()
+        counts.append(int(re.search(r"^totals: (\d+)", dump, re.MULTILINE)[1]))
+    process.send_signal(signal.SIGINT)
+    process.wait(60)
+    return round((counts[1] - counts[0]) / (LONG - SHORT))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--check", action="store_true", help="against the baseline")
+    parser.add_argument("--write", action="store_true", help="make what is counted now the baseline")
+    args = parser.parse_args()
+    with Lab() as lab:
+        lab.fill(1)
+        found = {mode: per_transaction(lab, mode) for mode in MODES}
+    if args.write:
+        BASELINE.write_text(json.dumps(found, indent=2) + "\n")
+    known = json.loads(BASELINE.read_text())
+    grown = [mode for mode in MODES if found[mode] > known[mode] * TOLERANCE]
+    for mode in MODES:
+        print(f"{mode}: {found[mode]:,} user instructions per transaction, baseline {known[mode]:,}")
+    if args.check and grown:
+        say(f"more than {TOLERANCE - 1:.0%} over the baseline: {', '.join(grown)}")
+        say("Make it cheaper, or, if it is worth that: python3 tests/load/instructions.py --write")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
