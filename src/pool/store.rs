@@ -84,7 +84,7 @@ impl Store {
         self.count.load(Ordering::Acquire)
     }
 
-    /// Takes the one that this client had last, if it is at hand, or else the one that was used last.
+    /// Takes the one that this client (0: nobody) had last, if it is at hand, or else the one that was used last.
     #[inline]
     pub(super) fn take(&self, client: u64) -> Option<Taken> {
         let mut at_hand = self.at_hand();
@@ -92,8 +92,8 @@ impl Store {
             drop(at_hand);
             return self.take_stored();
         };
-        let same = at_hand.iter().rposition(|(owner, _)| *owner == client).unwrap_or(last);
-        let (_, taken) = at_hand.remove(same);
+        let same = at_hand.iter().rposition(|(owner, _)| *owner == client && client != 0);
+        let (_, taken) = at_hand.remove(same.unwrap_or(last));
         self.count.fetch_sub(1, Ordering::AcqRel);
         Some(taken)
     }

@@ -86,18 +86,19 @@ impl Session {
             self.timing.ask();
             let mut lease = match self.borrow_now() {
                 Ok(lease) => lease,
-                Err(there) => match Box::pin(self.borrow(there)).await {
-                    Ok(lease) => {
-                        self.timing.rest();
-                        lease
+                Err(there) => {
+                    let borrowed = Box::pin(self.borrow(there)).await;
+                    self.timing.rest();
+                    match borrowed {
+                        Ok(lease) => lease,
+                        Err(NoLease::Refused(error)) => {
+                            let _ = self.handle.detach();
+                            self.refuse(&error);
+                            continue;
+                        }
+                        Err(NoLease::Gone) => return End::Gone,
                     }
-                    Err(NoLease::Refused(error)) => {
-                        let _ = self.handle.detach();
-                        self.refuse(&error);
-                        continue;
-                    }
-                    Err(NoLease::Gone) => return End::Gone,
-                },
+                }
             };
             // 3. and 4. Bring the backend to this client's state, and relay until the transaction is over; find out what
             // it has done to the session, if it may have done anything, and go on if that lives in this backend.
