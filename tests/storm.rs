@@ -59,7 +59,7 @@ fn a_full_server_refuses_the_rest() -> Result {
     assert_eq!((phase, code, count), ("connect", "53300", 20));
     assert!(message.starts_with("FATAL: "), "{message}");
     assert!(cluster.refused() || cluster.log().contains("reserved"), "PostgreSQL itself says so");
-    for (times, count) in [("connect_ms", 10), ("first_query_ms", 10), ("transaction_ms", 10)] {
+    for (times, count) in [("connect_ms", 10), ("first_query_ms", 10), ("first_row_ms", 10), ("transaction_ms", 10)] {
         let times = &report[times];
         assert_eq!(times["count"], count, "{times}");
         let of = |quantile: &str| times[quantile].as_f64().unwrap_or(-1.0);

@@ -1,6 +1,7 @@
 """`pgbench -S` in short slices: servers take turns, so that whatever else the machine does hits them alike."""
 
 import bisect
+import collections
 import os
 import signal
 import statistics
@@ -24,7 +25,8 @@ class Bench:
     def __init__(self, lab, server, mode, clients):
         self.server, self.slices = server, []
         prefix = lab.dir / f"{server.name}-{mode}-{clients}"
-        command = [lab.bin / "pgbench", "-n", "-S", "-M", mode, "-c", str(clients), "-j", "1", "-T", str(FOREVER)]
+        # Frozen as it may be, it does not outlive us.
+        command = ["setpriv", "--pdeathsig", "KILL", "--", lab.bin / "pgbench", "-n", "-S", "-M", mode, "-c", str(clients), "-j", "1", "-T", str(FOREVER)]
         command += ["-l", "--log-prefix", prefix, "-h", "127.0.0.1", "-p", str(server.port), "-U", USER, DATABASE]
         self.output = open(f"{prefix}.out", "w+")
         env = {**os.environ, "PGPASSWORD": PASSWORD}
@@ -59,14 +61,15 @@ class Bench:
         self.process.kill()
         self.process.wait()
         lines = (line.split() for line in self.log.read_text().splitlines()[:-1])
-        done = sorted((int(fields[4]) + int(fields[5]) / 1e6, int(fields[2])) for fields in lines)
+        done = sorted((int(fields[4]) + int(fields[5]) / 1e6, int(fields[2]), fields[0]) for fields in lines)
         self.log.unlink()
         results = []
         for start, end, cpu in self.slices:
             within = done[bisect.bisect(done, (start,)) : bisect.bisect(done, (end,))]
             # A machine too busy for a single transaction would show as no transactions at endless cost.
             cost = cpu / len(within) * 1e6 if within else float("inf")
-            results.append(Slice(len(within) / (end - start), cost, [latency for _, latency in within]))
+            shares = collections.Counter(client for _, _, client in within)
+            results.append(Slice(len(within) / (end - start), cost, [latency for _, latency, _ in within], shares))
         return results
 
 
@@ -79,6 +82,12 @@ class Slice(typing.NamedTuple):
     cost: float
     # Microseconds that each transaction took.
     latencies: list
+    # Transactions of each client that had any.
+    shares: collections.Counter
+
+    def percentile(self, part):
+        """Microseconds that so many percent of its transactions took at most."""
+        return statistics.quantiles(self.latencies, n=100)[part - 1]
 
 
 def take_turns(lab, servers, mode, clients, rounds, seconds):

@@ -1,30 +1,19 @@
 """Whether the queue for backends is fair, and its time limit exact."""
 
-import collections
-import os
-import subprocess
 import threading
 import time
 
-from lab import DATABASE, PASSWORD, USER
+from bench import Bench
 from wire import Client, ServerError
-
-
-# Seconds that pgbench takes to log in so many clients; they count towards its duration.
-LOGINS = 6
 
 
 def shares(lab, server, clients, seconds):
     """The fewest and the most transactions of any of so many clients that want a backend all the time."""
-    prefix = lab.dir / "shares"
-    command = [lab.bin / "pgbench", "-n", "-S", "-c", str(clients), "-j", "1", "-T", str(LOGINS + seconds), "-l", "--log-prefix", prefix]
-    command += ["-h", "127.0.0.1", "-p", str(server.port), "-U", USER, DATABASE]
-    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "PGPASSWORD": PASSWORD})
-    lines = [line.split() for log in lab.dir.glob("shares.*") for line in log.read_text().splitlines()]
-    # Not the first second, in which pgbench still sends its clients on their way one by one, and not the last.
-    times = [int(fields[4]) for fields in lines]
-    within = range(min(times) + 1, max(times))
-    counts = collections.Counter(fields[0] for fields, at in zip(lines, times) if at in within)
+    bench = Bench(lab, server, "simple", clients)
+    # In the first slice pgbench still sends its clients on their way one by one.
+    bench.slice(1)
+    bench.slice(seconds)
+    counts = bench.results()[-1].shares
     return min(counts[str(client)] for client in range(clients)), max(counts.values())
 
 

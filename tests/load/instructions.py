@@ -7,14 +7,11 @@ import argparse
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-from lab import DATABASE, PASSWORD, USER, Lab, free_port, pgfunnel_binary, say
-from wire import Client
+from lab import DATABASE, PASSWORD, USER, Lab, say
 
 MODES = ["simple", "extended", "prepared"]
 CLIENTS = 4
@@ -24,38 +21,24 @@ BASELINE = Path(__file__).with_name("instructions.json")
 TOLERANCE = 1.03
 
 
-def per_transaction(lab, mode):
+def per_transaction(lab, mode, bouncer=False):
     """In one process, in which everything has been done once before it is counted."""
-    port, out = free_port(), lab.dir / f"callgrind.{mode}"
-    command = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={out}"]
-    env = {
-        **os.environ,
-        "DATABASE_URL": f"{lab.url(lab.postgres)}?sslmode=disable",
-        "PGFUNNEL_LISTEN": f"127.0.0.1:{port}",
-        "PGFUNNEL_HTTP_LISTEN": "off",
-        "PGFUNNEL_WORKER_THREADS": "1",
-    }
-    with open(lab.dir / "callgrind.log", "w") as log:
-        process = subprocess.Popen(
-            [*command, pgfunnel_binary(), "run"], env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-        )
-    lab.callback(process.kill)
-    for _ in range(300):
-        try:
-            Client(port).close()
-            break
-        except OSError:
-            if process.poll() is not None:
-                sys.exit("pgfunnel ended under valgrind:\n" + (lab.dir / "callgrind.log").read_text()[-2000:])
-            time.sleep(0.1)
+    name = f"callgrind.{mode}.{'pgbouncer' if bouncer else 'pgfunnel'}"
+    out = lab.dir / name
+    under = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={out}"]
+    if bouncer:
+        # PgBouncer 1.18 has prepared statements only in session mode.
+        server = lab.pgbouncer(name, mode="session" if mode == "prepared" else "transaction", under=under)
+    else:
+        server = lab.pgfunnel(name, under=under, worker_threads=1, http_listen="off")
 
     def serve(transactions):
         bench = [lab.bin / "pgbench", "-n", "-S", "-M", mode, "-c", str(CLIENTS), "-t", str(transactions // CLIENTS)]
-        bench += ["-h", "127.0.0.1", "-p", str(port), "-U", USER, DATABASE]
+        bench += ["-h", "127.0.0.1", "-p", str(server.port), "-U", USER, DATABASE]
         subprocess.run(bench, check=True, capture_output=True, timeout=120, env={**os.environ, "PGPASSWORD": PASSWORD})
 
     def control(*what):
-        subprocess.run(["callgrind_control", *what, str(process.pid)], check=True, capture_output=True, timeout=60)
+        subprocess.run(["callgrind_control", *what, str(server.pid)], check=True, capture_output=True, timeout=60)
 
     serve(SHORT)
     control("-i", "on")
@@ -65,8 +48,7 @@ def per_transaction(lab, mode):
         control("-d", "counted")
         dump = out.with_name(f"{out.name}.{number}").read_text()
         counts.append(int(re.search(r"^totals: (\d+)", dump, re.MULTILINE)[1]))
-    process.send_signal(signal.SIGINT)
-    process.wait(60)
+    server.stop()
     return round((counts[1] - counts[0]) / (LONG - SHORT))
 
 

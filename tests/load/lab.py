@@ -175,8 +175,9 @@ class Lab(contextlib.ExitStack):
                 shutil.chown(key, "postgres", "postgres")
         return cert, key
 
-    def pgfunnel(self, name="pgfunnel", tls=False, **settings):
-        """pgfunnel in front of PostgreSQL, configured by environment alone; `settings` are keys without prefix."""
+    def pgfunnel(self, name="pgfunnel", tls=False, under=(), **settings):
+        """pgfunnel in front of PostgreSQL, configured by environment alone; `settings` are keys without prefix. `under`:
+        the command that runs it, as valgrind."""
         port = free_port()
         env = {
             "DATABASE_URL": self.url(self.postgres) + "?sslmode=disable",
@@ -188,9 +189,9 @@ class Lab(contextlib.ExitStack):
             cert, key = self.certificate()
             env |= {"PGFUNNEL_CLIENT_TLS_CERT": str(cert), "PGFUNNEL_CLIENT_TLS_KEY": str(key)}
         env |= {f"PGFUNNEL_{key.upper()}": str(value) for key, value in settings.items()}
-        return self._start(name, ["setpriv", "--pdeathsig", "INT", "--", pgfunnel_binary(), "run"], port, env)
+        return self._start(name, ["setpriv", "--pdeathsig", "INT", "--", *under, pgfunnel_binary(), "run"], port, env)
 
-    def pgbouncer(self, name="pgbouncer", tls=False, mode="transaction", backends=BACKENDS):
+    def pgbouncer(self, name="pgbouncer", tls=False, mode="transaction", backends=BACKENDS, under=()):
         """Debian's PgBouncer with SCRAM on both sides and the same limits."""
         port = free_port()
         users = self.dir / "userlist.txt"
@@ -210,11 +211,11 @@ class Lab(contextlib.ExitStack):
             with open(ini, "a") as file:
                 file.write(f"client_tls_sslmode = allow\nclient_tls_cert_file = {cert}\nclient_tls_key_file = {key}\n")
         binary = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
-        return self._start(name, unprivileged(binary, ini), port)
-
+        return self._start(name, unprivileged(*under, binary, ini), port)
 
     def haproxy(self, name="haproxy"):
-        """Debian's HAProxy as a relay that does not look at a byte. One thread, as PgBouncer has."""
+        """Debian's HAProxy as a relay that does not look at a byte. One thread, as PgBouncer has, and
+        pgfunnel by default."""
         port = free_port()
         config = self.dir / f"{name}.cfg"
         config.write_text(

@@ -13,7 +13,7 @@ import time
 from lab import Lab, machine, say
 from wire import Client, ServerError, message, query_message
 
-KIB, MIB, GIB = 1024, 1024**2, 1024**3
+KIB, MIB, GIB, MB = 1024, 1024**2, 1024**3, 1_000_000
 SAMPLING = 0.05
 CHUNK = 64 * KIB
 
@@ -75,9 +75,9 @@ def drain(client, sql):
                 rest -= skip
                 at += skip
                 continue
-            need = 5 - len(head)
-            head += view[at : at + need]
-            at += min(need, n - at)
+            part = view[at : min(at + 5 - len(head), n)]
+            head += part
+            at += len(part)
             if len(head) == 5:
                 tag, rest = head[:1], struct.unpack_from("!I", head, 1)[0] - 4
                 if tag == b"E":
@@ -119,7 +119,7 @@ def copy_some_out(client):
 
 
 def copy_some_in(client):
-    return copy_in(client, 100_000_000)
+    return copy_in(client, 100 * MB)
 
 
 TASKS = [

@@ -21,6 +21,7 @@ pub(super) struct Tally {
     failures: BTreeMap<(Phase, String), Failures>,
     connect: Times,
     first_query: Times,
+    first_row: Times,
     transaction: Times,
 }
 
@@ -47,6 +48,8 @@ pub(super) struct Report {
     pub(super) transactions: u64,
     pub(super) connect_ms: Quantiles,
     pub(super) first_query_ms: Quantiles,
+    /// Both together: from the first SYN to the first query's answer.
+    pub(super) first_row_ms: Quantiles,
     pub(super) transaction_ms: Quantiles,
     /// Client backends of the server at one time, at most; `null` without a monitor.
     pub(super) backends_most: Option<u64>,
@@ -86,6 +89,7 @@ impl Tally {
             failures: BTreeMap::new(),
             connect: Times::new(),
             first_query: Times::new(),
+            first_row: Times::new(),
             transaction: Times::new(),
         }
     }
@@ -106,6 +110,7 @@ impl Tally {
         }
         if let Some(first_query) = outcome.first_query {
             self.first_query.add(first_query);
+            self.first_row.add(outcome.connect.unwrap_or_default() + first_query);
         }
         for transaction in outcome.transactions {
             self.transaction.add(transaction);
@@ -138,6 +143,7 @@ impl Tally {
             transactions: self.transaction.0.len(),
             connect_ms: self.connect.quantiles(),
             first_query_ms: self.first_query.quantiles(),
+            first_row_ms: self.first_row.quantiles(),
             transaction_ms: self.transaction.quantiles(),
             backends_most: backends.as_ref().map(|b| b.most),
             monitor_failure: backends.and_then(|b| b.failure),
