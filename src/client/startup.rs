@@ -44,7 +44,9 @@ pub(super) async fn open(
     // One SSLRequest and one GSSENCRequest may come before the StartupMessage, as in PostgreSQL.
     let (mut ssl_asked, mut gss_asked) = (tls.is_some(), false);
     loop {
-        let packet = match packet(&mut socket).await {
+        // Where TLS can still start, nothing behind the packet may be read; elsewhere one read takes what there is.
+        let may_upgrade = shared.tls.load().is_some() && matches!(socket.io(), Io::Plain(Plain::Tcp(_)));
+        let packet = match packet(&mut socket, may_upgrade).await {
             Ok(packet) => packet,
             Err(Refusal::Told(error)) => return Err(Refusal::On(Box::new(socket), error)),
             Err(refusal) => return Err(refusal),
@@ -52,7 +54,7 @@ pub(super) async fn open(
         match packet {
             Packet::Ssl if !ssl_asked => {
                 ssl_asked = true;
-                if socket.io().has_input() {
+                if !socket.unseen().is_empty() || socket.io().has_input() {
                     return Err(Refusal::On(Box::new(socket), unencrypted_data()));
                 }
                 (socket, tls) = answer_ssl(shared, socket, peer).await?;
@@ -113,9 +115,11 @@ async fn answer_ssl(
     let offered = shared.tls.load_full().filter(|_| matches!(socket.io().plain(), Plain::Tcp(_)));
     socket.output().extend_from_slice(if offered.is_some() { b"S" } else { b"N" });
     socket.flush().await?;
-    match (offered, socket.into_io()) {
-        (Some(tls), Io::Plain(plain)) => Ok((handshake(&tls, plain, peer).await?, Some(tls))),
-        (_, io) => Ok((Socket::new(io), None)),
+    let Some(tls) = offered else { return Ok((socket, None)) };
+    match socket.into_io() {
+        Io::Plain(plain) => Ok((handshake(&tls, plain, peer).await?, Some(tls))),
+        // TLS within TLS is not asked for twice: see `ssl_asked`.
+        io => Ok((Socket::new(io), None)),
     }
 }
 
@@ -129,12 +133,21 @@ async fn handshake(tls: &ServerTls, plain: Plain, peer: Option<SocketAddr>) -> R
     }
 }
 
-async fn packet(socket: &mut Socket) -> Result<Packet, Refusal> {
-    let prefix = socket.read_exactly(4).await?;
-    let prefix: [u8; 4] = prefix.try_into().map_err(|_| Refusal::Gone)?;
+/// The next packet; `exactly`: and not a byte behind it.
+async fn packet(socket: &mut Socket, exactly: bool) -> Result<Packet, Refusal> {
+    if exactly {
+        let prefix = socket.read_exactly(4).await?;
+        let prefix: [u8; 4] = prefix.try_into().map_err(|_| Refusal::Gone)?;
+        let body = socket.read_exactly(Packet::length(prefix)? - 4).await?;
+        return Ok(Packet::decode(&body)?);
+    }
+    socket.fill_to(4).await?;
+    let prefix = *socket.unseen().first_chunk().ok_or(Refusal::Gone)?;
     let length = Packet::length(prefix)?;
-    let body = socket.read_exactly(length - 4).await?;
-    Ok(Packet::decode(&body)?)
+    socket.fill_to(length).await?;
+    let packet = Packet::decode(socket.unseen().get(4..length).unwrap_or_default())?;
+    socket.consume(length);
+    Ok(packet)
 }
 
 /// PostgreSQL's answer to CVE-2021-3935 (`ProcessStartupPacket`).

@@ -79,6 +79,15 @@ impl Buffer {
     }
 }
 
+impl Drop for Buffer {
+    /// A connection that ends with something in it leaves its memory to the next one.
+    fn drop(&mut self) {
+        if !self.memory.is_empty() {
+            give_back(std::mem::take(&mut self.memory));
+        }
+    }
+}
+
 impl Deref for Buffer {
     type Target = [u8];
 
@@ -103,7 +112,9 @@ fn lend() -> Box<[u8]> {
 #[inline]
 fn give_back(memory: Box<[u8]>) {
     if memory.len() == SIZE {
-        STORE.with_borrow_mut(|store| {
+        // Where the thread is ending, there is no store any more.
+        let _ = STORE.try_with(|store| {
+            let mut store = store.borrow_mut();
             if store.len() < KEPT {
                 store.push(memory);
             }
