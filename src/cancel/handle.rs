@@ -37,13 +37,13 @@ pub struct Handle {
     pub id: u64,
     /// Its process id as told in BackendKeyData.
     pub pid: i32,
-    key: Vec<u8>,
+    key: Box<[u8]>,
     /// Its pool.
     pub pool: Arc<Pool>,
     /// The `application_name` that it logged in with, without a trace context.
     pub application: Box<str>,
     /// The trace context that it logged in with.
-    pub trace: Option<TraceContext>,
+    pub trace: Option<Box<TraceContext>>,
     /// Where it comes from; `None`: a Unix socket.
     pub peer: Option<SocketAddr>,
     /// It is connected by TLS.
@@ -52,7 +52,8 @@ pub struct Handle {
     pub since: Instant,
     /// What it is doing.
     pub activity: Activity,
-    pinned: Mutex<Option<Pinned>>,
+    /// Boxed, like the trace context: few have one.
+    pinned: Mutex<Option<Box<Pinned>>>,
     lease: Mutex<Current>,
     quiet: Notify,
     order: AtomicU8,
@@ -100,10 +101,10 @@ impl Handle {
         Self {
             id,
             pid,
-            key,
+            key: key.into(),
             pool: who.pool,
             application: who.application,
-            trace: who.trace,
+            trace: who.trace.map(Box::new),
             peer: who.peer,
             tls: who.tls,
             since: Instant::now(),
@@ -130,12 +131,12 @@ impl Handle {
         let reasons = pins.only(Effects::PINS);
         let mut pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
         let since = pinned.as_ref().map_or_else(Instant::now, |pinned| pinned.since);
-        *pinned = reasons.pins().then(|| Pinned { reasons, by: by.into(), since });
+        *pinned = reasons.pins().then(|| Box::new(Pinned { reasons, by: by.into(), since }));
     }
 
     /// What pins it; `None`: nothing.
     pub fn pinned(&self) -> Option<Pinned> {
-        self.pinned.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.pinned.lock().unwrap_or_else(PoisonError::into_inner).as_deref().cloned()
     }
 
     /// From now on cancels go to this backend, which it has had since then.

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
-use crate::cancel::Clients;
+use crate::cancel::{Clients, Handle};
 use crate::config::Config;
 use crate::error::{Error, Side, SqlState};
 use crate::listen::Listeners;
@@ -107,28 +107,35 @@ impl Drop for UserCount {
     }
 }
 
-/// Serves one accepted connection to its end. Who wants the admin console is returned instead.
+/// Logs one accepted connection in, and starts its session. Who wants the admin console is returned instead.
 pub async fn serve(shared: Arc<Shared>, plain: Plain, peer: Option<SocketAddr>) -> Option<Box<Operator>> {
-    let _count = Count::new(&shared.count);
-    // Boxed and gone before the session starts: a login's state is large, and an idle client must stay small.
-    let (socket, client) = match Box::pin(admit(&shared, plain, peer)).await? {
-        Admitted::Client(client) => *client,
-        Admitted::Operator(operator) => return Some(operator),
-    };
+    let count = Count::new(&shared.count);
+    match admit(&shared, plain, peer).await? {
+        Admitted::Client(client) => {
+            let (socket, client) = *client;
+            attend(&shared, socket, client, count);
+            None
+        }
+        Admitted::Operator(operator) => Some(operator),
+    }
+}
+
+/// Starts a client's session, in a task of its own: a login's state is large, and an idle client must stay small.
+fn attend(shared: &Shared, socket: Socket, client: login::Client, count: Count) {
     let login::Client { pool, entry, params, user_count } = client;
     let log = shared.config.load().log_connections;
-    let listeners = shared.listeners.clone();
-    drop(shared);
-    let _user_count = user_count;
-    let _clients = Count::new(&pool.clients);
-    let (key, id) = (pool.key.clone(), entry.handle.id);
-    let mut session = Session::new(socket, pool, entry.handle.clone(), params, listeners);
-    let how = session.run().await.how();
-    metrics().count_end(how);
-    if log {
-        tracing::info!(client = id, pool = %key, peer = peer_name(peer), "{how}");
-    }
-    None
+    let counts = (count, Count::new(&pool.clients), user_count);
+    let mut session = Session::new(socket, pool, entry.handle.clone(), params, shared.listeners.clone());
+    // A block, and not a function: it would hold what it is given twice.
+    tokio::spawn(async move {
+        let how = session.run().await.how();
+        metrics().count_end(how);
+        if log {
+            let Handle { id, pool, peer, .. } = &*entry.handle;
+            tracing::info!(client = id, pool = %pool.key, peer = peer_name(*peer), "{how}");
+        }
+        drop((session, entry, counts));
+    });
 }
 
 /// Everything up to the first ReadyForQuery, within `client_login_timeout`. `None`: there is no client to serve.

@@ -63,15 +63,22 @@ impl Session {
                 backend::error(self.client.output(), Severity::Fatal, error);
             }
         }
-        if !matches!(end, End::Gone) {
-            // A client that does not read is not waited for.
-            let farewell = async {
-                let _ = self.client.flush().await;
-                self.client.shutdown().await;
-            };
-            let _ = tokio::time::timeout(limits::FAREWELL, farewell).await;
+        match end {
+            End::Gone => {}
+            // Closing says all that there is to say.
+            End::Left if self.client.is_flushed() && !self.client.io().is_tls() => {}
+            _ => Box::pin(self.farewell()).await,
         }
         end
+    }
+
+    /// A client that does not read is not waited for.
+    async fn farewell(&mut self) {
+        let farewell = async {
+            let _ = self.client.flush().await;
+            self.client.shutdown().await;
+        };
+        let _ = tokio::time::timeout(limits::FAREWELL, farewell).await;
     }
 
     async fn serve(&mut self) -> End {

@@ -149,7 +149,7 @@ impl Session {
     #[cold]
     pub(super) fn trace(&self, said: Option<&Said>) -> Option<TraceContext> {
         let by_name = || TraceContext::of_application(self.params.settings.get("application_name")?).1;
-        said.and_then(|said| said.trace).or_else(by_name).or(self.handle.trace)
+        said.and_then(|said| said.trace).or_else(by_name).or(self.handle.trace.as_deref().copied())
     }
 }
 
