@@ -2,6 +2,7 @@
 //! only when it rings.
 
 use std::future::Future;
+use std::num::NonZeroU64;
 use std::ops::Add;
 use std::pin::Pin;
 use std::sync::LazyLock;
@@ -12,39 +13,46 @@ use tokio::time::Sleep;
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// A moment: nanoseconds since the process began to look at the clock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct Moment(u64);
+/// A moment: nanoseconds since the process began to look at the clock, and one, so that none costs no room besides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(NonZeroU64);
+
+/// The first one.
+impl Default for Moment {
+    fn default() -> Self {
+        Self(NonZeroU64::MIN)
+    }
+}
 
 impl Moment {
     /// Now.
     #[inline]
     pub fn now() -> Self {
         // For 584 years.
-        Self(START.elapsed().as_nanos() as u64)
+        Self(NonZeroU64::MIN.saturating_add(START.elapsed().as_nanos() as u64))
     }
 
     /// The same for those who measure by `Instant`.
     pub fn instant(self) -> Instant {
-        *START + Duration::from_nanos(self.0)
+        *START + Duration::from_nanos(self.nanos())
     }
 
     /// Nanoseconds since the clock began.
     #[inline]
     pub fn nanos(self) -> u64 {
-        self.0
+        self.0.get() - 1
     }
 
     /// How long ago `earlier` was; zero if it is later.
     #[inline]
     pub fn since(self, earlier: Moment) -> Duration {
-        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+        Duration::from_nanos(self.nanos().saturating_sub(earlier.nanos()))
     }
 
     /// The same in seconds.
     #[inline]
     pub fn seconds_since(self, earlier: Moment) -> f64 {
-        self.0.saturating_sub(earlier.0) as f64 / 1e9
+        self.nanos().saturating_sub(earlier.nanos()) as f64 / 1e9
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::{Deref, DerefMut};
 
 pub use tokio_postgres::error::SqlState;
 
@@ -28,10 +29,14 @@ impl Side {
     }
 }
 
-/// An error as it is reported to a client: the fields of an ErrorResponse (manual, "Error and Notice Message
-/// Fields") and the side at fault.
+/// An error as it is reported to a client. Boxed: what may fail is no larger for that, and an idle client's task is as
+/// large as all that its session may come to.
 #[derive(Debug, Clone)]
-pub struct Error {
+pub struct Error(Box<Fields>);
+
+/// The fields of an ErrorResponse (manual, "Error and Notice Message Fields") and the side at fault.
+#[derive(Debug, Clone)]
+pub struct Fields {
     /// Whose fault it is.
     pub side: Side,
     /// The SQLSTATE that PostgreSQL itself would use.
@@ -47,7 +52,7 @@ pub struct Error {
 impl Error {
     /// An error of `side` with an SQLSTATE and a message.
     pub fn new(side: Side, code: SqlState, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { side, code, message: message.into(), detail: None, hint: None }
+        Self(Box::new(Fields { side, code, message: message.into(), detail: None, hint: None }))
     }
 
     /// A message that breaks the protocol: 08P01.
@@ -80,6 +85,20 @@ impl Error {
     /// Data exception, integrity constraint violation, raised by PL/pgSQL (manual, "PostgreSQL Error Codes").
     fn quotes_data(&self) -> bool {
         self.side == Side::Database && ["22", "23", "P0"].iter().any(|class| self.code.code().starts_with(class))
+    }
+}
+
+impl Deref for Error {
+    type Target = Fields;
+
+    fn deref(&self) -> &Fields {
+        &self.0
+    }
+}
+
+impl DerefMut for Error {
+    fn deref_mut(&mut self) -> &mut Fields {
+        &mut self.0
     }
 }
 

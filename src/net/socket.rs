@@ -29,10 +29,9 @@ pub struct Socket {
     output: BytesMut,
     /// TLS may hold bytes that were written.
     unflushed: bool,
+    /// Bytes sent and received since they were counted last.
     sent: u64,
     received: u64,
-    /// Bytes received and sent when they were counted last.
-    counted: (u64, u64),
 }
 
 impl Socket {
@@ -46,7 +45,6 @@ impl Socket {
             unflushed: false,
             sent: 0,
             received: 0,
-            counted: (0, 0),
         }
     }
 
@@ -92,7 +90,7 @@ impl Socket {
         self.output.len()
     }
 
-    /// Bytes sent so far: a measure of progress.
+    /// Bytes sent since they were counted last: a measure of progress.
     #[inline]
     pub fn sent(&self) -> u64 {
         self.sent
@@ -101,9 +99,7 @@ impl Socket {
     /// Bytes received and sent since this was asked last.
     #[inline]
     pub fn take_counts(&mut self) -> (u64, u64) {
-        let now = (self.received, self.sent);
-        let before = std::mem::replace(&mut self.counted, now);
-        (now.0 - before.0, now.1 - before.1)
+        (std::mem::take(&mut self.received), std::mem::take(&mut self.sent))
     }
 
     /// Whether passed bytes still wait to be forwarded.
