@@ -18,16 +18,27 @@ can_install() {
   ((EUID == 0)) || command -v sudo >/dev/null || fail "missing: $*. Install it, or run this as root."
 }
 
-# install PACKAGE…: by apt; output only if it fails.
+# install PACKAGE…: by apt; output only if it fails. Services of theirs are not started, now or at the next boot.
 install() {
-  local log
+  local log package
   can_install "$@"
   say "installing $* …"
-  if ! log=$(as_root apt-get update 2>&1 && as_root env DEBIAN_FRONTEND=noninteractive \
-    apt-get install --yes --no-install-recommends "$@" 2>&1); then
+  if ! log=$(
+    exec 2>&1
+    policy=/usr/sbin/policy-rc.d
+    if [[ ! -e $policy ]]; then
+      trap 'as_root rm -f "$policy"' EXIT
+      printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+      as_root chmod 755 "$policy"
+    fi
+    as_root apt-get update && as_root env DEBIAN_FRONTEND=noninteractive \
+      apt-get install --yes --no-install-recommends "$@"
+  ); then
     say "$log"
     fail "could not install: $*"
   fi
+  # Most packages have none of this name, and some machines no systemd.
+  for package in "$@"; do as_root systemctl disable --quiet "$package.service" >/dev/null 2>&1 || true; done
 }
 
 # need COMMAND PACKAGE: notes the package in the array packages if there is no such command.

@@ -191,7 +191,7 @@ class Lab(contextlib.ExitStack):
         env |= {f"PGFUNNEL_{key.upper()}": str(value) for key, value in settings.items()}
         return self._start(name, ["setpriv", "--pdeathsig", "INT", "--", *under, pgfunnel_binary(), "run"], port, env)
 
-    def pgbouncer(self, name="pgbouncer", tls=False, mode="transaction", backends=BACKENDS, under=()):
+    def pgbouncer(self, name="pgbouncer", tls=False, mode="transaction", backends=BACKENDS):
         """Debian's PgBouncer with SCRAM on both sides and the same limits."""
         port = free_port()
         users = self.dir / "userlist.txt"
@@ -211,7 +211,7 @@ class Lab(contextlib.ExitStack):
             with open(ini, "a") as file:
                 file.write(f"client_tls_sslmode = allow\nclient_tls_cert_file = {cert}\nclient_tls_key_file = {key}\n")
         binary = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
-        return self._start(name, unprivileged(*under, binary, ini), port)
+        return self._start(name, unprivileged(binary, ini), port)
 
     def haproxy(self, name="haproxy"):
         """Debian's HAProxy as a relay that does not look at a byte. One thread, as PgBouncer has, and

@@ -23,6 +23,10 @@ def ratios(slices, ours, theirs):
     return [one / other for one, other in pairs if math.isfinite(one) and math.isfinite(other)]
 
 
+def crowd(clients):
+    return f"{clients} client{'s' if clients > 1 else ''}"
+
+
 def cpu(table, quick):
     rounds = 3 if quick else 8
     with Lab() as lab:
@@ -77,9 +81,9 @@ def latency(table, quick):
             measure = f"latency added to direct's ({median(direct):.0f} us), 1 client, p{part}, us"
             table.against(measure, added(ours), added(theirs), "PgBouncer", "{:.0f}")
         say("latency: 64 clients")
-        crowd = take_turns(lab, [funnel, bouncer], "simple", 64, rounds, SLICE)
+        together = take_turns(lab, [funnel, bouncer], "simple", 64, rounds, SLICE)
         ours, theirs = (
-            [slice.percentile(99) / slice.percentile(50) for slice in crowd[server.name]] for server in (funnel, bouncer)
+            [slice.percentile(99) / slice.percentile(50) for slice in together[server.name]] for server in (funnel, bouncer)
         )
         table.against("latency, 64 clients, p99 / p50", ours, theirs, "PgBouncer")
 
@@ -90,11 +94,11 @@ def instruction_counts(table, quick):
         lab.fill(1)
         for mode, goal in goals.items():
             say(f"instructions: {mode}")
-            count = instructions.per_transaction(lab, mode)
-            note = "" if quick else f" (PgBouncer {instructions.per_transaction(lab, mode, bouncer=True):,})"
-            kept = None if goal is None else count <= goal
-            wanted = f"<= {goal:,}" if goal else ""
-            table.add(f"user instructions per transaction, {mode}", f"{count:,}{note}", wanted, kept)
+            for clients in [1] if quick else [1, 4]:
+                count = instructions.per_transaction(lab, mode, clients, pairs=1)
+                kept = None if goal is None else count <= goal
+                wanted = f"<= {goal:,}" if goal else ""
+                table.add(f"user instructions per transaction, {mode}, {crowd(clients)}", f"{count:,}", wanted, kept)
 
 
 def calls(table, quick):
@@ -111,8 +115,7 @@ def calls(table, quick):
                 for _ in range(3):
                     bench.slice(0, lambda _: counted.append(count(server.pid, seconds)))
                 found[server] = [calls / slice.rate for calls, slice in zip(counted, bench.results()) if slice.rate]
-            crowd = f"{clients} client{'s' if clients > 1 else ''}"
-            title, note = f"system calls per transaction, {crowd}", f"; PgBouncer {median(found[bouncer]):.2f}"
+            title, note = f"system calls per transaction, {crowd(clients)}", f"; PgBouncer {median(found[bouncer]):.2f}"
             table.at_most(f"{title}, 1 worker ({how})", found[funnel], goal, note=note)
             table.at_most(f"{title}, 2 workers", found[two], goal)
 
