@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """User instructions of pgfunnel per transaction of `pgbench -S`, counted by valgrind's callgrind: what a fixed small run
 of one worker executes more than a smaller one, so that starting and logging in fall out. Of one client: with more of
-them it is the machine's mood how many are served per wake-up. Repeatable to half a hundredth, on a busy machine, too.
+them it is the machine's mood how many are served per wake-up. Repeatable to a hundredth, on a busy machine, too.
 With --check: exit 1 if one has grown by more than 3 % over instructions.json."""
 
 import argparse
