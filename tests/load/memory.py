@@ -44,8 +44,8 @@ def measure(server, count, tls):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--clients", type=int, default=5000)
-    parser.add_argument("--plain-limit", type=float, default=4, help="KiB per client")
-    parser.add_argument("--tls-limit", type=float, default=25, help="KiB per client")
+    parser.add_argument("--plain-limit", type=float, default=2.5, help="KiB per client")
+    parser.add_argument("--tls-limit", type=float, default=12, help="KiB per client")
     parser.add_argument("--only", choices=["pgfunnel", "pgbouncer"])
     args = parser.parse_args()
 
