@@ -9,7 +9,7 @@ use std::task::Poll;
 use super::pipeline::Expect;
 use super::replies::Lost;
 use super::sql_state::Sql;
-use super::{BACKLOG, End, Outcome, Session, limits, shutting_down, told_to_leave};
+use super::{BACKLOG, End, Outcome, Session, limits};
 use crate::activity::State;
 use crate::backend::{Backend, Unfinished};
 use crate::cancel::Order;
@@ -174,7 +174,7 @@ impl Session {
             let order = handle.order();
             // Who may stay for its transaction has none yet, and does not wait for an operator to resume its pool.
             if order >= Order::Stop || (order == Order::Drain && handle.pool.is_held()) {
-                return Poll::Ready(Err(NoLease::Refused(told_to_leave(order))));
+                return Poll::Ready(Err(NoLease::Refused(limits::told_to_leave(order))));
             }
             if handle.waits_cancelled() {
                 return Poll::Ready(Err(NoLease::Refused(limits::cancelled())));
@@ -302,7 +302,7 @@ impl Session {
         if self.is_pinned() {
             // Draining: the client has to go although it is pinned.
             lease.recover(self.unfinished(true), self.pins);
-            return Some(End::Ended(Some(shutting_down())));
+            return Some(End::Ended(Some(limits::shutting_down())));
         }
         lease.residue.remove(Effects::PARAMETERS);
         if changed_schema && self.pool.is_stale() && self.pool.settings.load().hidden_state != HiddenState::Off {

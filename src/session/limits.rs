@@ -113,7 +113,7 @@ impl Session {
         self.handle.listen(cx.waker());
         let order = self.handle.order();
         if order >= Order::Stop {
-            return Poll::Ready(super::told_to_leave(order));
+            return Poll::Ready(told_to_leave(order));
         }
         if self.is_rung(lease) {
             cx.waker().wake_by_ref();
@@ -256,4 +256,22 @@ pub(super) fn backend_lost(error: &io::Error) -> Error {
     Error::new(Side::Database, SqlState::CONNECTION_FAILURE, "the connection to the database was lost")
         .detail(error.to_string())
         .hint("The statement may or may not have been executed.")
+}
+
+/// 57P01, as PostgreSQL says it.
+#[cold]
+pub(super) fn told_to_leave(order: Order) -> Error {
+    match order {
+        Order::Kill => {
+            Error::new(Side::Proxy, SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
+                .hint("It was ended on pgfunnel's console.")
+        }
+        Order::None | Order::Drain | Order::Stop => shutting_down(),
+    }
+}
+
+/// The same while we end.
+pub(super) fn shutting_down() -> Error {
+    Error::new(Side::Proxy, SqlState::ADMIN_SHUTDOWN, "terminating connection because pgfunnel is shutting down")
+        .hint("Connect again; another instance serves you.")
 }

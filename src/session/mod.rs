@@ -34,7 +34,6 @@ use std::task::{Context, Poll};
 
 use crate::backend::Backend;
 use crate::cancel::Order;
-use crate::error::{Error, Side, SqlState};
 use crate::net::poll_forward;
 use crate::pool::Lease;
 use crate::wire::backend::{self, Severity};
@@ -120,10 +119,7 @@ impl Session {
                 }
             };
             // 5. and 6. Give it back, or get it back from a client that is gone.
-            let lease = match outcome {
-                Outcome::Done => self.give_back_now(lease),
-                _ => Some(lease),
-            };
+            let lease = if matches!(outcome, Outcome::Done) { self.give_back_now(lease) } else { Some(lease) };
             if let Some(lease) = lease {
                 if let Some(end) = Box::pin(self.give_back(lease, outcome)).await {
                     return end;
@@ -139,7 +135,7 @@ impl Session {
             loop {
                 match self.handle.order() {
                     Order::None => {}
-                    order => return Poll::Ready(Err(End::Ended(Some(told_to_leave(order))))),
+                    order => return Poll::Ready(Err(End::Ended(Some(limits::told_to_leave(order))))),
                 }
                 if self.listening.has_news()
                     && let Err(error) = self.tell_news()
@@ -219,7 +215,7 @@ impl Session {
     fn turn(&mut self, lease: &mut Backend, cx: &mut Context<'_>) -> Result<bool, Outcome> {
         let order = self.handle.order();
         if order >= Order::Stop {
-            return Err(Outcome::Ended(told_to_leave(order)));
+            return Err(Outcome::Ended(limits::told_to_leave(order)));
         }
         let mut leaving = false;
         let mut held_back = self.holds_back(lease);
@@ -299,20 +295,4 @@ impl Session {
             }
         }
     }
-}
-
-#[cold]
-fn told_to_leave(order: Order) -> Error {
-    match order {
-        Order::Kill => {
-            Error::new(Side::Proxy, SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
-                .hint("It was ended on pgfunnel's console.")
-        }
-        Order::None | Order::Drain | Order::Stop => shutting_down(),
-    }
-}
-
-fn shutting_down() -> Error {
-    Error::new(Side::Proxy, SqlState::ADMIN_SHUTDOWN, "terminating connection because pgfunnel is shutting down")
-        .hint("Connect again; another instance serves you.")
 }
