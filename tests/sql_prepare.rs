@@ -174,7 +174,10 @@ fn a_statement_is_known_on_every_backend() -> Result {
     let mut seen = std::collections::BTreeSet::new();
     let mut other = proxy.target().connect()?;
     for round in 0..20 {
-        // Takes the backend that the client had last, or leaves it to it.
+        // One that has had no backend yet takes the one that the client had last, and leaves it again.
+        if round % 2 == 0 {
+            other = proxy.target().connect()?;
+        }
         other.value(if round % 2 == 0 { "begin" } else { "commit" })?;
         // By the protocol, in a transaction, behind something else; never at the expense of the unnamed statement.
         seen.insert(match round / 2 % 4 {

@@ -84,3 +84,16 @@ pub(super) fn cannot_listen(address: &dyn std::fmt::Display, setting: &str, erro
     };
     format!("cannot listen on {address} (setting {setting}): {error}{hint}").into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_accepted_sends_at_once() {
+        let listener = bind_tcp(([127, 0, 0, 1], 0).into()).unwrap();
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        assert!(accepted.nodelay().unwrap());
+    }
+}
