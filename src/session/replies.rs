@@ -70,8 +70,8 @@ impl Session {
             let unseen = lease.socket.unseen();
             let Some(header) = Header::peek(unseen, tag::limit).map_err(Lost::Confused)? else { return Ok(()) };
             let there = unseen.len();
-            if is_row(header.tag) && header.total <= there && self.pipeline.is_the_clients() {
-                let rows = rows(unseen);
+            if tag::is_row(header.tag) && header.total <= there && self.pipeline.is_the_clients() {
+                let rows = tag::rows(unseen);
                 *begun = true;
                 lease.socket.pass(rows);
                 self.reply_is_swallowed = false;
@@ -361,26 +361,6 @@ impl Session {
 #[inline]
 pub(super) fn body(lease: &Backend, header: Header) -> &[u8] {
     lease.socket.unseen().get(HEADER..header.total).unwrap_or_default()
-}
-
-/// What there is most of, and nothing to learn from.
-#[inline]
-fn is_row(message: u8) -> bool {
-    matches!(message, tag::DATA_ROW | tag::COPY_DATA)
-}
-
-/// Bytes of the whole rows at the start.
-#[inline]
-fn rows(unseen: &[u8]) -> usize {
-    let mut end = 0;
-    while let Some(rest) = unseen.get(end..)
-        && let Ok(Some(header)) = Header::peek(rest, tag::limit)
-        && is_row(header.tag)
-        && header.total <= rest.len()
-    {
-        end += header.total;
-    }
-    end
 }
 
 /// Whether a message is looked into.

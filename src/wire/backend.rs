@@ -3,7 +3,7 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::{Version, split_cstr};
+use super::{Header, Version, split_cstr};
 use crate::error::Error;
 
 /// Authentication….
@@ -55,6 +55,26 @@ pub const ROW_DESCRIPTION: u8 = b'T';
 #[inline]
 pub fn limit(_tag: u8) -> usize {
     0x4000_0000
+}
+
+/// Whether it is what there is most of, and nothing can be learned from: a row, of a result or a COPY.
+#[inline]
+pub fn is_row(tag: u8) -> bool {
+    matches!(tag, DATA_ROW | COPY_DATA)
+}
+
+/// Bytes of the whole rows at the start of `bytes`.
+#[inline]
+pub fn rows(bytes: &[u8]) -> usize {
+    let mut end = 0;
+    while let Some(rest) = bytes.get(end..)
+        && let Ok(Some(header)) = Header::peek(rest, limit)
+        && is_row(header.tag)
+        && header.total <= rest.len()
+    {
+        end += header.total;
+    }
+    end
 }
 
 /// Transaction state in ReadyForQuery.

@@ -87,6 +87,18 @@ mod tests {
         assert!(Header::peek(b"S\0\0\x40\0", frontend::limit).is_err(), "a Sync of 16 KiB");
     }
 
+    #[test]
+    fn rows_are_taken_whole_and_nothing_behind_them() {
+        let row = b"D\0\0\0\x06\0\0";
+        let copied = b"d\0\0\0\x05x";
+        let both = [&row[..], copied].concat();
+        assert_eq!(backend::rows(&both), both.len());
+        for behind in [&b"C\0\0\0\x05\0"[..], &row[..6], b"D\0", b"D\0\0\0\x03", b"Z\0\0\0\x05I"] {
+            assert_eq!(backend::rows(&[&both, behind].concat()), both.len(), "{behind:?}");
+        }
+        assert_eq!((backend::rows(b""), backend::rows(b"T\0\0\0\x04")), (0, 0));
+    }
+
     proptest! {
         #[test]
         fn decoders_never_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {
@@ -97,6 +109,7 @@ mod tests {
             let _ = startup::Packet::decode(&body);
             let _ = backend::ErrorFields::decode(&body);
             let _ = backend::parameter_status(&body);
+            let _ = backend::rows(&body);
         }
     }
 }
