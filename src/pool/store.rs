@@ -107,7 +107,7 @@ impl Store {
         }
     }
 
-    /// Puts one back, by its owner's. It counts from here on.
+    /// Puts one back, where its owner finds it. It counts from here on.
     #[inline]
     pub(super) fn put_back(&self, taken: Taken) {
         let mut at_hand = self.at_hand();

@@ -9,10 +9,11 @@ use std::task::Poll;
 use super::pipeline::Expect;
 use super::replies::Lost;
 use super::sql_state::Sql;
+use super::timing::Timing;
 use super::{BACKLOG, End, Outcome, Session, limits};
 use crate::activity::State;
 use crate::backend::{Backend, Unfinished};
-use crate::cancel::Order;
+use crate::cancel::{Handle, Order};
 use crate::config::{HiddenState, Isolation, PoolMode};
 use crate::error::{Error, Side, SqlState};
 use crate::listen::Start;
@@ -40,6 +41,11 @@ enum Cleaning {
     Awaited,
     /// There may be something that no reset reaches.
     Impossible,
+}
+
+#[inline]
+fn borrower<'a>(handle: &'a Handle, timing: &Timing) -> Borrower<'a> {
+    Borrower { client: handle.id, application: &handle.application, rests: timing.rests(), asks: timing.asked() }
 }
 
 #[cold]
@@ -97,8 +103,7 @@ impl Session {
     /// there of it, for [`Session::borrow`].
     #[inline]
     pub(super) fn borrow_now(&mut self) -> Result<Lease, Option<Lease>> {
-        let (asks, rests) = (self.timing.asked(), self.timing.rests());
-        let who = Borrower { client: self.handle.id, application: &self.handle.application, rests, asks };
+        let who = borrower(&self.handle, &self.timing);
         let Some(mut lease) = self.pool.borrow_now(&who) else { return Err(None) };
         let ready = matches!(self.cleaning(&lease), Cleaning::None) && !self.must_hear_out(&lease);
         match ready && self.prepare(&mut lease).is_ok() {
@@ -162,8 +167,7 @@ impl Session {
 
     /// Waits in the pool's queue. A client that leaves, cancels or is told to stop while it waits leaves the queue.
     async fn wait_for_lease(&mut self) -> Result<Lease, NoLease> {
-        let (asks, rests) = (self.timing.asked(), self.timing.rests());
-        let who = Borrower { client: self.handle.id, application: &self.handle.application, rests, asks };
+        let who = borrower(&self.handle, &self.timing);
         let mut borrowing = pin!(self.pool.borrow(who, self.limits.alarm()));
         let (client, handle) = (&mut self.client, &self.handle);
         std::future::poll_fn(|cx| {

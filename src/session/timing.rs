@@ -66,12 +66,10 @@ impl Timing {
         self.now = None;
     }
 
-    /// The client asks something that needs a backend. Returns when.
+    /// The client asks something that needs a backend.
     #[inline]
-    pub(super) fn ask(&mut self) -> Moment {
-        let now = self.now();
-        self.asked = Some(now);
-        now
+    pub(super) fn ask(&mut self) {
+        self.asked = Some(self.now());
     }
 
     /// When the client asked what it has no backend for.
