@@ -57,7 +57,7 @@ use waits::Waits;
 
 /// An idle backend is looked at in the kernel before it is lent only if nobody had it for so long: the runtime notices
 /// a closed connection about as fast, and the system call is then a small part of what the transaction costs.
-const PROBE_AFTER: Duration = Duration::from_millis(1);
+const PROBE_AFTER: Duration = Duration::from_millis(10);
 
 /// The backends of one database and user.
 pub struct Pool {
