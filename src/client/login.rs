@@ -38,7 +38,7 @@ pub(super) struct Client {
     pub(super) pool: Arc<Pool>,
     pub(super) entry: Entry,
     pub(super) params: Arc<Params>,
-    pub(super) user_count: Option<UserCount>,
+    pub(super) user_count: Option<Box<UserCount>>,
 }
 
 /// Messages of a login are small: `PG_MAX_SASL_MESSAGE_LENGTH` and `PG_MAX_AUTH_TOKEN_LENGTH` of

@@ -83,15 +83,15 @@ struct UserCount {
 }
 
 impl UserCount {
-    /// `None`: the user has as many as it may have.
-    fn enter(by_user: &Arc<Mutex<HashMap<String, usize>>>, user: &str, limit: usize) -> Option<Self> {
+    /// `None`: the user has as many as it may have. Boxed: few have a limit, and each client has the room for it.
+    fn enter(by_user: &Arc<Mutex<HashMap<String, usize>>>, user: &str, limit: usize) -> Option<Box<Self>> {
         let mut counts = by_user.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(user.to_owned()).or_default();
         if *count >= limit {
             return None;
         }
         *count += 1;
-        Some(Self { by_user: by_user.clone(), user: user.to_owned() })
+        Some(Box::new(Self { by_user: by_user.clone(), user: user.to_owned() }))
     }
 }
 

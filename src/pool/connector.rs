@@ -172,7 +172,7 @@ impl Pool {
         let backend = Box::new(self.welcome(backend, target).await);
         let member = Member::new(&backend, generation);
         self.roster.enter(&member);
-        self.store.add(Stored { backend, _places: places, _tls: tls, member });
+        self.store.add(Stored { backend, _places: places, _tls: tls, member, terms: None });
     }
 
     async fn attempt(self: &Arc<Self>, places: Places, deadline: Instant, spare: bool) -> Result<Outcome, Error> {

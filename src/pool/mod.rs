@@ -195,8 +195,8 @@ impl Pool {
 
     /// Whether it lives where new backends go.
     #[inline]
-    fn is_current(&self, taken: &Taken) -> bool {
-        taken.member.generation == self.generation.load(Ordering::Relaxed)
+    fn is_current(&self, stored: &Stored) -> bool {
+        stored.member.generation == self.generation.load(Ordering::Relaxed)
     }
 
     /// Whether there are more backends than may be, since the pool was made smaller; those that are being closed do not

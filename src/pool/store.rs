@@ -13,6 +13,7 @@ use std::task::{Context, Poll, Waker};
 use bb8::{ManageConnection, PooledConnection, QueueStrategy};
 
 use super::gate::Place;
+use super::lease::Terms;
 use super::roster::Member;
 use crate::backend::Backend;
 use crate::metrics::Counted;
@@ -25,6 +26,8 @@ pub(super) struct Stored {
     pub(super) _tls: Option<Counted>,
     /// What those see who look; it knows the pool's generation when it was opened.
     pub(super) member: Arc<Member>,
+    /// While it is lent.
+    pub(super) terms: Option<Terms>,
 }
 
 /// What bb8 asks about its connections.

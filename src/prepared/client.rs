@@ -72,14 +72,20 @@ pub const MOST_BYTES: usize = 16 * 1024 * 1024;
 /// What a client has prepared.
 #[derive(Debug, Default)]
 pub struct ClientStatements {
+    /// A client that only sends Query has nothing here, and takes no room for it.
+    kept: Option<Box<Kept>>,
+    /// Unnamed statements up to this version are gone, also if PostgreSQL has yet to say that it parsed them.
+    dropped: u64,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
     named: HashMap<Box<[u8]>, Named, RandomState>,
     /// Of all names and definitions together.
     bytes: usize,
     /// The number of the last name given.
     given: u32,
     unnamed: Option<UnnamedStatement>,
-    /// Versions up to this one are gone, also if PostgreSQL has yet to say that it parsed them.
-    dropped: u64,
     /// Names given or taken since everything was answered: what was sent before may be answered with an error that
     /// names them, and whether they were given or taken at all may hang on such an error.
     unsettled: Vec<(Box<[u8]>, u32)>,
@@ -102,62 +108,69 @@ impl ClientStatements {
     /// The statement of this name.
     #[inline]
     pub fn get(&self, name: &[u8]) -> Option<&Named> {
-        self.named.get(cut(name))
+        self.kept.as_ref()?.named.get(cut(name))
     }
 
     /// Gives a statement a name that is free.
     pub fn insert(&mut self, name: &[u8], statement: Arc<Statement>) {
         let name = cut(name);
-        self.given = self.given.wrapping_add(1);
-        self.unsettled.push((name.into(), self.given));
-        self.bytes += size(name, &statement);
-        let before = self.named.insert(name.into(), Named { statement, number: self.given });
-        self.bytes -= before.map_or(0, |before| size(name, &before.statement));
+        let kept = self.kept.get_or_insert_default();
+        kept.given = kept.given.wrapping_add(1);
+        kept.unsettled.push((name.into(), kept.given));
+        kept.bytes += size(name, &statement);
+        let before = kept.named.insert(name.into(), Named { statement, number: kept.given });
+        kept.bytes -= before.map_or(0, |before| size(name, &before.statement));
     }
 
     /// Whether there is no name.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.named.is_empty()
+        self.kept.as_ref().is_none_or(|kept| kept.named.is_empty())
     }
 
     /// Whether so many names more, with so many bytes, are too many.
     pub fn exceeds(&self, names: usize, bytes: usize) -> bool {
-        self.named.len() + names > MOST_NAMES || self.bytes + bytes > MOST_BYTES
+        let (had, held) = self.kept.as_ref().map_or((0, 0), |kept| (kept.named.len(), kept.bytes));
+        had + names > MOST_NAMES || held + bytes > MOST_BYTES
     }
 
     /// Forgets a name, as Close does or a Parse that failed.
     pub fn remove(&mut self, name: &[u8]) {
         let name = cut(name);
-        if let Some(named) = self.named.remove(name) {
-            self.bytes -= size(name, &named.statement);
-            self.unsettled.push((name.into(), named.number));
+        if let Some(kept) = &mut self.kept
+            && let Some(named) = kept.named.remove(name)
+        {
+            kept.bytes -= size(name, &named.statement);
+            kept.unsettled.push((name.into(), named.number));
         }
     }
 
     /// Everything has been answered.
     #[inline]
     pub fn settle(&mut self) {
-        self.unsettled.clear();
+        if let Some(kept) = &mut self.kept {
+            kept.unsettled.clear();
+        }
     }
 
     /// Whether what a name means hangs on answers that are to come. Also when there are too many such names to keep.
     pub fn is_unsettled(&self, name: &[u8]) -> bool {
-        let name = cut(name);
-        self.unsettled.len() > UNSETTLED || self.unsettled.iter().any(|(unsettled, _)| **unsettled == *name)
+        let (name, Some(kept)) = (cut(name), &self.kept) else { return false };
+        kept.unsettled.len() > UNSETTLED || kept.unsettled.iter().any(|(unsettled, _)| **unsettled == *name)
     }
 
     /// The unnamed statement.
     pub fn unnamed(&self) -> Option<&UnnamedStatement> {
-        self.unnamed.as_ref()
+        self.kept.as_ref()?.unnamed.as_ref()
     }
 
     /// The client's settings change; they were these. Everything has been answered.
     pub fn leave(&mut self, params: &Arc<Params>) {
-        for named in self.named.values_mut().filter(|named| named.statement.private.is_none()) {
+        let Some(kept) = &mut self.kept else { return };
+        for named in kept.named.values_mut().filter(|named| named.statement.private.is_none()) {
             named.statement = named.statement.to_private();
         }
-        if let Some(unnamed) = self.unnamed.as_mut().filter(|unnamed| matches!(unnamed.under, Under::Present)) {
+        if let Some(unnamed) = kept.unnamed.as_mut().filter(|unnamed| matches!(unnamed.under, Under::Present)) {
             unnamed.under = Under::Past(params.clone());
         }
     }
@@ -165,30 +178,37 @@ impl ClientStatements {
     /// PostgreSQL has parsed an unnamed statement; it is the client's, unless it was dropped since it was sent.
     pub fn confirm_unnamed(&mut self, unnamed: UnnamedStatement) {
         if unnamed.version > self.dropped {
-            self.unnamed = Some(unnamed);
+            self.kept.get_or_insert_default().unnamed = Some(unnamed);
         }
     }
 
     /// The unnamed statement is no more, because its successor could not be parsed.
     pub fn lose_unnamed(&mut self) {
-        self.unnamed = None;
+        if let Some(kept) = &mut self.kept {
+            kept.unnamed = None;
+        }
     }
 
     /// Unnamed statements up to this version are no more, as behind a Query; nor are those that are being parsed.
     pub fn drop_unnamed(&mut self, version: u64) {
         self.dropped = self.dropped.max(version);
-        self.unnamed.take_if(|unnamed| unnamed.version <= version);
+        if let Some(kept) = &mut self.kept {
+            kept.unnamed.take_if(|unnamed| unnamed.version <= version);
+        }
     }
 
     /// Forgets all names, as `DEALLOCATE ALL` does; the unnamed statement stays.
     pub fn clear(&mut self) {
-        self.named.clear();
-        self.bytes = 0;
+        if let Some(kept) = &mut self.kept {
+            kept.named.clear();
+            kept.bytes = 0;
+        }
     }
 
     /// Every name and what it means.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &Arc<Statement>)> {
-        self.named.iter().map(|(name, named)| (&**name, &named.statement))
+        let named = self.kept.iter().flat_map(|kept| &kept.named);
+        named.map(|(name, named)| (&**name, &named.statement))
     }
 
     /// A name of the statement with this id.
@@ -198,8 +218,9 @@ impl ClientStatements {
 
     /// The client's name with this number.
     pub fn name(&self, number: u32) -> Option<&[u8]> {
-        let known = self.named.iter().map(|(name, named)| (name, named.number));
-        let gone = self.unsettled.iter().map(|(name, number)| (name, *number));
+        let kept = self.kept.as_ref()?;
+        let known = kept.named.iter().map(|(name, named)| (name, named.number));
+        let gone = kept.unsettled.iter().map(|(name, number)| (name, *number));
         known.chain(gone).find(|(_, found)| *found == number).map(|(name, _)| &**name)
     }
 }

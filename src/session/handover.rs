@@ -226,7 +226,7 @@ impl Session {
     fn end_transaction(&mut self, lease: &mut Backend) {
         self.pool.metrics.transactions.inc();
         self.saids.clear();
-        self.pipeline.shrink();
+        self.pipeline.give_back();
         lease.socket.give_back();
     }
 

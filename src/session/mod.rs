@@ -35,7 +35,6 @@ use std::task::{Context, Poll};
 use crate::backend::Backend;
 use crate::cancel::Order;
 use crate::net::poll_forward;
-use crate::pool::Lease;
 use crate::wire::backend::{self, Severity};
 use handover::NoLease;
 use replies::Lost;
@@ -130,8 +129,8 @@ impl Session {
     }
 
     /// Waits for a message that needs a backend. `More`: it is there.
-    async fn idle(&mut self) -> Result<Wish, End> {
-        std::future::poll_fn(|cx| {
+    fn idle(&mut self) -> impl Future<Output = Result<Wish, End>> {
+        std::future::poll_fn(move |cx| {
             loop {
                 match self.handle.order() {
                     Order::None => {}
@@ -178,7 +177,6 @@ impl Session {
                 }
             }
         })
-        .await
     }
 
     /// Listens for orders and news; whether there are some already that can be dealt with.
@@ -189,8 +187,8 @@ impl Session {
     }
 
     /// Relays both directions until the transaction is over, or something ends it.
-    async fn relay(&mut self, lease: &mut Lease) -> Outcome {
-        std::future::poll_fn(|cx| {
+    fn relay(&mut self, lease: &mut Backend) -> impl Future<Output = Outcome> {
+        std::future::poll_fn(move |cx| {
             for _ in 0..TURNS {
                 match self.turn(lease, cx) {
                     Ok(true) => {}
@@ -206,7 +204,6 @@ impl Session {
             cx.waker().wake_by_ref();
             Poll::Pending
         })
-        .await
     }
 
     /// Handles what is there, sends what can be sent, reads what can be read. `false`: nothing moves before the next

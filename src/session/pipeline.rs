@@ -1,6 +1,7 @@
 //! The replies that a backend still owes, in order: which belong to the client's own messages, which to messages that
 //! were sent on its behalf and are swallowed, and which pgfunnel says itself because nothing had to be sent.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -80,6 +81,16 @@ pub(super) enum Parsed {
 /// Replies awaited at one time. What pgfunnel answers itself costs a client nothing to ask for, so there is a bound.
 const LONGEST: usize = 10_000;
 
+/// Room for as many at first: a batch of a driver's, with what it may lack.
+const USUAL: usize = 8;
+
+/// Spare memory kept per thread; more is freed.
+const KEPT: usize = 64;
+
+thread_local! {
+    static SPARE: RefCell<Vec<VecDeque<Expect>>> = const { RefCell::new(Vec::new()) };
+}
+
 /// What happens to a client's unnamed statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LastUnnamed {
@@ -94,17 +105,17 @@ enum LastUnnamed {
 pub(super) struct Pipeline {
     queue: VecDeque<Expect>,
     /// How many of them end a transaction.
-    ends: usize,
+    ends: u32,
     /// How many are of a Query.
-    queries: usize,
+    queries: u32,
     /// How many are of a Parse of a named statement.
-    parses: usize,
+    parses: u32,
     /// What they last do to the unnamed statement.
     unnamed: Option<LastUnnamed>,
     /// How many of them are ours that do something to it.
-    own_unnamed: usize,
+    own_unnamed: u32,
     /// How many of them we say ourselves.
-    said: usize,
+    said: u32,
     /// A batch has ended behind it, so that it may be skipped while what follows is not.
     unnamed_hangs: bool,
 }
@@ -137,6 +148,9 @@ impl Pipeline {
             }
             Expect::SayParsed(_) | Expect::SayClosed(_) => self.said += 1,
             _ => {}
+        }
+        if self.queue.capacity() == 0 {
+            self.queue = SPARE.with_borrow_mut(Vec::pop).unwrap_or_else(|| VecDeque::with_capacity(USUAL));
         }
         self.queue.push_back(expect);
     }
@@ -216,7 +230,7 @@ impl Pipeline {
     /// How many of the client's own are to be answered by a ReadyForQuery.
     #[inline]
     pub(super) fn ends(&self) -> usize {
-        self.ends
+        self.ends as usize
     }
 
     /// Whether anything is being executed.
@@ -294,16 +308,25 @@ impl Pipeline {
         self.queue.retain(|expect| {
             let keep = at > ignored || !matches!(expect, Expect::Sync | Expect::CopyEnd);
             at += 1;
-            self.ends -= usize::from(!keep && matches!(expect, Expect::Sync));
+            self.ends -= u32::from(!keep && matches!(expect, Expect::Sync));
             keep
         });
         end.is_some()
     }
 
-    /// Gives back memory that a long pipeline took.
-    pub(super) fn shrink(&mut self) {
-        if self.queue.capacity() > 16 {
-            self.queue = VecDeque::new();
+    /// Gives back its memory, which an idle client does not need: up to a usual size it is lent to the next one.
+    #[inline]
+    pub(super) fn give_back(&mut self) {
+        debug_assert!(self.queue.is_empty());
+        let queue = std::mem::take(&mut self.queue);
+        if (1..=USUAL).contains(&queue.capacity()) {
+            // Where the thread is ending, there is nobody to lend it to.
+            let _ = SPARE.try_with(|spare| {
+                let mut spare = spare.borrow_mut();
+                if spare.len() < KEPT {
+                    spare.push(queue);
+                }
+            });
         }
     }
 }

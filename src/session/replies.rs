@@ -157,7 +157,7 @@ impl Session {
                     return Ok(fate);
                 }
                 if let Some((name, _)) = tag::parameter_status(body(lease, header)) {
-                    self.open.untold.retain(|(untold, _)| untold != name);
+                    self.open.tell(name);
                 }
                 lease.note_parameter(header);
             }
@@ -185,19 +185,16 @@ impl Session {
         self.login.settings.get(&name.to_ascii_lowercase())?;
         let own = self.login.reported.get(name).filter(|own| *own != value)?.clone();
         let name = name.to_owned();
-        let told = match self.open.untold.iter().rfind(|(untold, _)| *untold == name) {
-            Some((_, told)) => Some(told),
-            None => lease.reported.get(&name),
-        };
+        let told = self.open.untold(&name).or_else(|| lease.reported.get(&name));
         let knows = told == Some(&own);
         lease.note_parameter(header);
         if knows {
-            self.open.untold.push((name, own));
+            self.open.details().untold.push((name, own));
             return Some(Fate::Swallow);
         }
         lease.socket.skip(header.total, &mut self.client);
         tag::put_parameter_status(self.client.output(), &name, &own);
-        self.open.untold.push((name, own));
+        self.open.details().untold.push((name, own));
         Some(Fate::Replaced)
     }
 

@@ -20,13 +20,9 @@ use crate::wire::backend::{Status, put_parameter_status};
 pub(super) struct Open {
     /// [`Effects::PARAMETERS`]: the settings; [`Effects::ENDS`]: what pins.
     asks: Effects,
-    /// Custom parameters that a text has named.
-    names: Vec<String>,
-    /// The transaction was this text alone, and what it comes to depends on nothing else.
-    pure: Option<Arc<[u8]>>,
     /// The backend has said that something was set or reset.
     confirmed: bool,
-    /// It was more.
+    /// The transaction was more than one text, or one that depends on something else.
     mixed: bool,
     /// Something of the database may have done it.
     suspect: bool,
@@ -34,10 +30,21 @@ pub(super) struct Open {
     pub(super) resets: bool,
     /// Such a text is being answered; nothing was sent behind it.
     pub(super) resetting: bool,
-    /// Parameters whose change the client was not told, since it will not hold, and what it takes them to be.
-    pub(super) untold: Vec<(String, String)>,
     /// A statement of it has been executed.
     executed: bool,
+    /// Nothing of it, mostly.
+    details: Option<Box<Details>>,
+}
+
+/// The texts and values.
+#[derive(Debug, Default)]
+pub(super) struct Details {
+    /// Custom parameters that a text has named.
+    names: Vec<String>,
+    /// The transaction was this text alone, and what it comes to depends on nothing else.
+    pure: Option<Arc<[u8]>>,
+    /// Parameters whose change the client was not told, since it will not hold, and what it takes them to be.
+    pub(super) untold: Vec<(String, String)>,
     /// Settings of the client's login that a `RESET` within a transaction takes away: put in force again behind it.
     reapply: Vec<(String, String)>,
 }
@@ -47,6 +54,34 @@ impl Open {
     #[inline]
     pub(super) fn any(&self) -> bool {
         self.asks != Effects::NONE
+    }
+
+    /// The texts and values.
+    pub(super) fn details(&mut self) -> &mut Details {
+        self.details.get_or_insert_default()
+    }
+
+    /// A text has named these. Each is kept once: with `pool_mode = "session"` nothing is ever asked.
+    fn name(&mut self, names: impl IntoIterator<Item = String>) {
+        for name in names {
+            let known = &mut self.details().names;
+            if !known.contains(&name) {
+                known.push(name);
+            }
+        }
+    }
+
+    /// What the client takes a parameter to be whose change it was not told.
+    pub(super) fn untold(&self, name: &str) -> Option<&String> {
+        let untold = self.details.iter().flat_map(|details| &details.untold).rfind(|(untold, _)| untold == name);
+        untold.map(|(_, told)| told)
+    }
+
+    /// The client is told what this parameter is.
+    pub(super) fn tell(&mut self, name: &str) {
+        if let Some(details) = &mut self.details {
+            details.untold.retain(|(untold, _)| untold != name);
+        }
     }
 
     /// Something has come that the text alone does not tell: an error, another text.
@@ -84,7 +119,7 @@ impl Session {
         let mut effects = effects;
         if effects.any(Effects::PARAMETERS | Effects::CODE) {
             match names::custom(text, effects.any(Effects::CODE)) {
-                Some(names) => self.open.names.extend(names),
+                Some(names) => self.open.name(names),
                 None if effects.any(Effects::CODE) => effects.add(PinReason::Hidden.effect()),
                 None => effects.add(PinReason::Set.effect()),
             }
@@ -93,7 +128,7 @@ impl Session {
             self.open.resetting |= effects.any(Effects::RESETS);
         }
         if effects::contains(text, b"set_config") {
-            self.open.names.extend(names::dotted(text));
+            self.open.name(names::dotted(text));
         }
         if effects.any(Effects::SUSPECT) {
             self.open.asks.add(Effects::PARAMETERS | Effects::ENDS);
@@ -102,18 +137,19 @@ impl Session {
         let alone = lease.status == Status::Idle
             && lease.params.as_ref().is_some_and(|in_force| Arc::ptr_eq(in_force, &self.params))
             && !self.pipeline.runs()
-            && self.open.pure.is_none()
+            && self.open.details.as_ref().is_none_or(|details| details.pure.is_none())
             && !self.open.mixed;
         if alone && effects.any(Effects::PARAMETERS) && !effects.any(Effects::OTHER | Effects::CODE | Effects::SUSPECT)
         {
-            self.open.pure = Some(text.into());
+            self.open.details().pure = Some(text.into());
         } else {
             self.open.mixed = true;
         }
         if effects.any(Effects::RESETS) && !effects.any(Effects::OTHER) && lease.status == Status::Transaction {
             let reset = |name: &str| names::is_reset(text, name);
             let lost = self.login.settings.iter().filter(|(name, _)| reset(name));
-            self.open.reapply = lost.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+            let lost = lost.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+            self.open.details().reapply = lost;
         }
         let new = effects.only(Effects::ASKABLE) != Effects::NONE;
         if effects.any(Effects::CODE) || new || effects.any(Effects::ENDS) && self.pins.any(Effects::ASKABLE) {
@@ -144,19 +180,19 @@ impl Session {
     /// # Errors
     /// The backend is lost, and the client's state with it.
     async fn settle(&mut self, lease: &mut Lease) -> Result<(), AskError> {
-        let mut open = std::mem::take(&mut self.open);
-        let pure = open.pure.take().filter(|_| open.confirmed && !open.mixed);
+        let open = std::mem::take(&mut self.open);
+        let Details { mut names, pure, untold, .. } = open.details.map(|details| *details).unwrap_or_default();
+        let pure = pure.filter(|_| open.confirmed && !open.mixed);
         if let Some(text) = pure.as_ref().filter(|_| open.asks == Effects::PARAMETERS)
             && let Some(outcome) = self.pool.params.outcome(&self.login, &self.params, text)
         {
-            self.adopt(outcome, &open.untold, lease);
+            self.adopt(outcome, &untold, lease);
             return Ok(());
         }
         // A cancel that comes now is not meant for our question.
         if self.handle.detach() && !self.handle.quiet().await {
             lease.broken = true;
         }
-        let mut names = open.names;
         if open.suspect {
             if self.pool.is_stale() {
                 self.pool.certify(lease).await;
@@ -193,7 +229,7 @@ impl Session {
         if let Some(text) = pure {
             self.pool.params.remember(&self.login, &self.params, text, outcome.clone());
         }
-        self.adopt(outcome, &open.untold, lease);
+        self.adopt(outcome, &untold, lease);
         if let Some(pins) = carried.pins {
             self.pins.remove(Effects::ASKABLE);
             self.pins.add(pins);
@@ -209,7 +245,8 @@ impl Session {
 
     /// Behind a `RESET` within a transaction: what the client has by its login is in force again at once.
     pub(super) fn reapply(&mut self, lease: &mut Backend) {
-        let lost = std::mem::take(&mut self.open.reapply);
+        let Some(details) = &mut self.open.details else { return };
+        let lost = std::mem::take(&mut details.reapply);
         if lost.is_empty() || lease.status != Status::Transaction {
             return;
         }

@@ -319,7 +319,7 @@ impl Session {
 
     /// An error has come: what was under way has not been done.
     pub(super) fn sql_failed(&mut self) {
-        self.sql.bound.clear();
+        self.sql.drop_bound();
         self.sql.end();
     }
 
