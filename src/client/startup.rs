@@ -18,6 +18,9 @@ use crate::wire::startup::{Packet, Startup};
 /// The first byte of a TLS handshake record (RFC 8446, 5.1); no packet of PostgreSQL's begins with it.
 const TLS_HANDSHAKE: u8 = 0x16;
 
+/// Bytes of an SSLRequest or a GSSENCRequest (manual, "Message Formats").
+const ENCRYPTION_REQUEST: usize = 8;
+
 /// What a client asks for, and how it came.
 pub(super) struct Arrival {
     pub(super) startup: Startup,
@@ -40,13 +43,14 @@ pub(super) async fn open(
     plain: Plain,
     peer: Option<SocketAddr>,
 ) -> Result<Option<(Socket, Arrival)>, Refusal> {
-    let (mut socket, mut tls) = direct_tls(shared, plain, peer).await?;
+    let (mut socket, mut tls, mut alone) = direct_tls(shared, plain, peer).await?;
     // One SSLRequest and one GSSENCRequest may come before the StartupMessage, as in PostgreSQL.
     let (mut ssl_asked, mut gss_asked) = (tls.is_some(), false);
     loop {
         // Where TLS can still start, nothing behind the packet may be read; elsewhere one read takes what there is.
         let may_upgrade = shared.tls.load().is_some() && matches!(socket.io(), Io::Plain(Plain::Tcp(_)));
-        let packet = match packet(&mut socket, may_upgrade).await {
+        let request_is_alone = std::mem::take(&mut alone);
+        let packet = match packet(&mut socket, may_upgrade, request_is_alone).await {
             Ok(packet) => packet,
             Err(Refusal::Told(error)) => return Err(Refusal::On(Box::new(socket), error)),
             Err(refusal) => return Err(refusal),
@@ -54,7 +58,7 @@ pub(super) async fn open(
         match packet {
             Packet::Ssl if !ssl_asked => {
                 ssl_asked = true;
-                if !socket.unseen().is_empty() || socket.io().has_input() {
+                if !socket.unseen().is_empty() || !request_is_alone && socket.io().has_input() {
                     return Err(Refusal::On(Box::new(socket), unencrypted_data()));
                 }
                 (socket, tls) = answer_ssl(shared, socket, peer).await?;
@@ -82,21 +86,25 @@ pub(super) async fn open(
     }
 }
 
-/// TLS without a request (`sslnegotiation=direct`): the first byte tells.
+/// TLS without a request (`sslnegotiation=direct`): the first byte tells. `true`: what is there is a request for
+/// encryption, whole and with nothing behind it, as clients send it.
 async fn direct_tls(
     shared: &Shared,
     plain: Plain,
     peer: Option<SocketAddr>,
-) -> Result<(Socket, Option<Arc<ServerTls>>), Refusal> {
+) -> Result<(Socket, Option<Arc<ServerTls>>, bool), Refusal> {
     let (Plain::Tcp(tcp), Some(tls)) = (&plain, shared.tls.load_full()) else {
-        return Ok((Socket::new(Io::Plain(plain)), None));
+        return Ok((Socket::new(Io::Plain(plain)), None, false));
     };
-    let mut first = [0];
-    if tcp.peek(&mut first).await? == 0 {
+    let mut first = [0; ENCRYPTION_REQUEST + 1];
+    let there = tcp.peek(&mut first).await?;
+    if there == 0 {
         return Err(Refusal::Gone);
     }
-    if first != [TLS_HANDSHAKE] {
-        return Ok((Socket::new(Io::Plain(plain)), None));
+    if first[0] != TLS_HANDSHAKE {
+        let is_request =
+            first.first_chunk().is_some_and(|prefix| u32::from_be_bytes(*prefix) == ENCRYPTION_REQUEST as u32);
+        return Ok((Socket::new(Io::Plain(plain)), None, is_request && there == ENCRYPTION_REQUEST));
     }
     let socket = handshake(&tls, plain, peer).await?;
     if let Io::Tls(stream) = socket.io()
@@ -104,7 +112,7 @@ async fn direct_tls(
     {
         return Err(Refusal::On(Box::new(socket), error));
     }
-    Ok((socket, Some(tls)))
+    Ok((socket, Some(tls), false))
 }
 
 async fn answer_ssl(
@@ -133,8 +141,12 @@ async fn handshake(tls: &ServerTls, plain: Plain, peer: Option<SocketAddr>) -> R
     }
 }
 
-/// The next packet; `exactly`: and not a byte behind it.
-async fn packet(socket: &mut Socket, exactly: bool) -> Result<Packet, Refusal> {
+/// The next packet; `exactly`: and not a byte behind it. `is_request`: it is a request for encryption, and there whole.
+async fn packet(socket: &mut Socket, exactly: bool, is_request: bool) -> Result<Packet, Refusal> {
+    if is_request {
+        let request = socket.read_exactly(ENCRYPTION_REQUEST).await?;
+        return Ok(Packet::decode(request.get(4..).unwrap_or_default())?);
+    }
     if exactly {
         let prefix = socket.read_exactly(4).await?;
         let prefix: [u8; 4] = prefix.try_into().map_err(|_| Refusal::Gone)?;
