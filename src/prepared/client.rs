@@ -49,8 +49,8 @@ impl UnnamedStatement {
     }
 
     /// A new one.
-    pub fn new(definition: &[u8], effects: Effects, under: Under) -> Self {
-        Self { definition: definition.into(), version: NEXT.fetch_add(1, Ordering::Relaxed), effects, under }
+    pub fn new(definition: Arc<[u8]>, effects: Effects, under: Under) -> Self {
+        Self { definition, version: NEXT.fetch_add(1, Ordering::Relaxed), effects, under }
     }
 }
 

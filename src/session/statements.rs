@@ -1,6 +1,7 @@
 //! Prepared statements on their way to a backend: Parse, Bind, Describe and Close are rewritten from the client's names to
 //! the server-side ones, and preceded by a Parse of ours where this backend lacks the statement.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::{BufMut, BytesMut};
@@ -40,7 +41,12 @@ impl Session {
             self.saids.note(self.pipeline.ends(), said);
         }
         if parse.name.is_empty() {
-            self.parse_unnamed(header, lease);
+            let (definition, effects) = match self.same_unnamed(parse.definition) {
+                Some(same) => (same, Effects::NONE),
+                None => (parse.definition.into(), Effects::of(parse.text)),
+            };
+            let effects = effects | self.suspicion(parse.text);
+            self.parse_unnamed(header, definition, effects, lease);
         } else if self.sql.own {
             let text = parse.text.to_vec();
             self.note_own(Effects::of(&text), &text, lease);
@@ -65,13 +71,16 @@ impl Session {
         !self.pipeline.is_certain() && self.statements.is_unsettled(name)
     }
 
-    fn parse_unnamed(&mut self, header: Header, lease: &mut Backend) {
-        let body = self.client.unseen().get(HEADER..header.total).unwrap_or_default();
-        let Some(parse) = Parse::decode(body) else { return };
-        let effects = Effects::of(parse.text) | self.suspicion(parse.text);
+    /// The last unnamed statement, if it was the same and does nothing: its text need not be looked through again.
+    fn same_unnamed(&self, definition: &[u8]) -> Option<Arc<[u8]>> {
+        let last = self.statements.unnamed().filter(|last| last.effects == Effects::NONE)?;
+        (*last.definition == *definition).then(|| last.definition.clone())
+    }
+
+    fn parse_unnamed(&mut self, header: Header, definition: Arc<[u8]>, effects: Effects, lease: &mut Backend) {
         let under = if self.knows_params(lease) { Under::Present } else { Under::Unknown };
-        let unnamed = UnnamedStatement::new(parse.definition, effects, under);
-        if unnamed.effects.any(Effects::NAMES) && self.exceeds_by_sql(parse.text) {
+        let unnamed = UnnamedStatement::new(definition, effects, under);
+        if unnamed.effects.any(Effects::NAMES) && self.exceeds_by_sql(unnamed.text()) {
             self.client.skip(header.total, &mut lease.socket);
             self.drop_unnamed(lease);
             return self.refuse_statement(lease);
