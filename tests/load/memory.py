@@ -12,6 +12,7 @@ from wire import Client
 
 KIB = 1024
 # pgfunnel's allocator gives freed memory back over the ten seconds after it was freed, in steps of its own.
+SETTLED_AFTER = 12
 GIVEN_BACK_AFTER = 20
 
 
@@ -33,7 +34,7 @@ def measure(server, count, tls):
         clients.append(client)
         if (number + 1) % 1000 == 0:
             say(f"{server.name}: {number + 1} clients")
-    time.sleep(GIVEN_BACK_AFTER)
+    time.sleep(SETTLED_AFTER)
     full = server.pss()
     for client in clients:
         client.close()
