@@ -4,6 +4,7 @@ what came of it to the table."""
 import math
 import re
 import subprocess
+import time
 
 import instructions
 import stream
@@ -112,8 +113,14 @@ def calls(table, quick):
             for server in (funnel, two, bouncer):
                 say(f"calls: {clients} clients, {server.name}")
                 bench, counted = Bench(lab, server, "simple", clients), []
+
+                def meanwhile(_):
+                    calls, start, end = count(server.pid, seconds)
+                    counted.append(calls / (end - start))
+                    return start, end
+
                 for _ in range(3):
-                    bench.slice(0, lambda _: counted.append(count(server.pid, seconds)))
+                    bench.slice(0, meanwhile)
                 found[server] = [calls / slice.rate for calls, slice in zip(counted, bench.results()) if slice.rate]
             title, note = f"system calls per transaction, {crowd(clients)}", f"; PgBouncer {median(found[bouncer]):.2f}"
             table.at_most(f"{title}, 1 worker ({how})", found[funnel], goal, note=note)
@@ -121,22 +128,24 @@ def calls(table, quick):
 
 
 def counter(lab):
-    """What counts system calls per second, and its name: perf, which hardly slows the process down, where the kernel
+    """What counts system calls, and tells from when to when it did, and its name: perf, which hardly slows the process down, where the kernel
     allows it, else strace, under which everybody waits for the proxy, so that it finds more work at each wake-up."""
 
     perf = ["perf", "stat", "-x", ",", "-e", "raw_syscalls:sys_enter"]
 
     def by_perf(pid, seconds):
-        command = [*perf, "-p", str(pid), "--", "sleep", str(seconds)]
+        # The time is told from within: perf itself takes a while to start and to end.
+        command = [*perf, "-p", str(pid), "--", "sh", "-c", f"date +%s.%N; sleep {seconds}; date +%s.%N"]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        return int(re.search(r"^(\d+),", done.stderr, re.MULTILINE)[1]) / seconds
+        return int(re.search(r"^(\d+),", done.stderr, re.MULTILINE)[1]), *map(float, done.stdout.split())
 
     def by_strace(pid, seconds):
-        out = lab.dir / "strace"
+        out, start = lab.dir / "strace", time.time()
         subprocess.run(
             ["timeout", "-s", "INT", str(seconds), "strace", "-f", "-qq", "-c", "-o", out, "-p", str(pid)], capture_output=True
         )
-        return int(re.search(r"^\s*100\.00\s+\S+\s+\S+\s+(\d+).*total$", out.read_text(), re.MULTILINE)[1]) / seconds
+        calls = re.search(r"^\s*100\.00\s+\S+\s+\S+\s+(\d+).*total$", out.read_text(), re.MULTILINE)[1]
+        return int(calls), start, start + seconds
 
     try:
         subprocess.run([*perf, "true"], capture_output=True, check=True)
