@@ -60,6 +60,7 @@ impl Default for PoolSettings {
             // pgfunnel cannot know how long a query may take; PostgreSQL's statement_timeout can.
             isolation: Isolation::Standard,
             hidden_state: HiddenState::Certify,
+            deferred_begin: true,
             query_timeout: None,
             log_slow_query: None,
             log_slow_borrow: None,

@@ -71,6 +71,8 @@ pub struct PoolSettings {
     pub isolation: Isolation,
     /// How hidden session state is kept from other clients.
     pub hidden_state: HiddenState,
+    /// A `BEGIN` is answered at once, and sent with what is done first in the transaction.
+    pub deferred_begin: bool,
     /// A statement running longer is cancelled; `None`: no limit.
     pub query_timeout: Option<Duration>,
     /// A query that took longer, the wait for a backend included, is logged; `None`: none is.

@@ -148,6 +148,7 @@ keys! {
         max_leases_per_application: Bound<MOST_BACKENDS>,
         isolation: Isolation,
         hidden_state: HiddenState,
+        deferred_begin: Flag,
         query_timeout: OptionalSpan,
         log_slow_query: OptionalSpan,
         log_slow_borrow: OptionalSpan,

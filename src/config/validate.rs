@@ -92,6 +92,7 @@ pub(super) fn pool_settings(base: PoolSettings, pool: &raw::Pool) -> PoolSetting
         max_leases_per_application: or(&pool.max_leases_per_application, base.max_leases_per_application),
         isolation: or(&pool.isolation, base.isolation),
         hidden_state: or(&pool.hidden_state, base.hidden_state),
+        deferred_begin: or(&pool.deferred_begin, base.deferred_begin),
         query_timeout: or(&pool.query_timeout, base.query_timeout),
         log_slow_query: or(&pool.log_slow_query, base.log_slow_query),
         log_slow_borrow: or(&pool.log_slow_borrow, base.log_slow_borrow),

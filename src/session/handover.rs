@@ -159,6 +159,7 @@ impl Session {
         }
         self.close_abandoned(lease);
         self.put_params(lease)?;
+        self.begin_put_off(lease)?;
         self.handle.attach(&lease.identity, lease.since());
         self.timing.serve(lease.since());
         self.handle.activity.set_at(State::Active, lease.since());

@@ -14,6 +14,7 @@ mod news;
 mod own_replies;
 mod parsed_under;
 mod pipeline;
+mod put_off;
 mod query;
 mod refusal;
 mod replies;
@@ -136,7 +137,7 @@ impl Session {
                     Order::None => {}
                     order => return Poll::Ready(Err(End::Ended(Some(limits::told_to_leave(order))))),
                 }
-                if self.listening.has_news()
+                if self.may_tell_news()
                     && let Err(error) = self.tell_news()
                 {
                     return Poll::Ready(Err(End::Ended(Some(error))));
@@ -159,7 +160,7 @@ impl Session {
                         Poll::Ready(Ok(())) => {}
                     }
                 }
-                if self.listening.has_news() {
+                if self.may_tell_news() {
                     continue;
                 }
                 match self.client.poll_fill(cx) {
@@ -183,7 +184,7 @@ impl Session {
     #[inline]
     fn is_called(&self, cx: &mut Context<'_>) -> bool {
         self.handle.listen(cx.waker());
-        self.handle.order() != Order::None || self.listening.has_news() && self.client.backlog() < BACKLOG
+        self.handle.order() != Order::None || self.may_tell_news() && self.client.backlog() < BACKLOG
     }
 
     /// Relays both directions until the transaction is over, or something ends it.

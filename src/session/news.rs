@@ -32,6 +32,12 @@ impl Session {
         self.listening.has_news() && self.client.backlog() < BACKLOG && self.is_between(lease)
     }
 
+    /// The same without a backend. In a transaction nothing is told (manual, "NOTIFY").
+    #[inline]
+    pub(super) fn may_tell_news(&self) -> bool {
+        self.listening.has_news() && self.put_off.is_nothing()
+    }
+
     /// Whether something has come since it was looked for, and can be dealt with at once: who waits must look again. What
     /// waits for the client to read is no reason, that wakes by itself.
     pub(super) fn is_rung(&self, lease: &Backend) -> bool {

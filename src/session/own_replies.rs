@@ -45,6 +45,25 @@ impl Session {
         Fate::Swallow
     }
 
+    /// Replies to what is meant to fail, so that the backend is in a failed transaction as its client is.
+    pub(super) fn take_failing_reply(&mut self, header: Header, now: usize, lease: &mut Backend) -> Result<Fate, Lost> {
+        match header.tag {
+            tag::READY => {
+                self.pipeline.pop();
+            }
+            tag::ERROR => {
+                let fields = ErrorFields::decode(lease.socket.unseen().get(HEADER..now).unwrap_or_default());
+                if fields.is_fatal() {
+                    return Ok(self.error(header, now, lease));
+                }
+            }
+            tag::NOTIFICATION => return Ok(self.notification(header, lease)),
+            tag::PARAMETER_STATUS => lease.note_parameter(header),
+            _ => {}
+        }
+        Ok(Fate::Swallow)
+    }
+
     /// Replies to what is prepared for a Query of the client's.
     pub(super) fn take_try_reply(
         &mut self,

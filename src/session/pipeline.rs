@@ -49,6 +49,8 @@ pub(super) enum Expect {
     Refused(Box<Error>),
     /// Everything up to a ReadyForQuery of ours.
     Prefix,
+    /// The same of what is meant to fail.
+    Failing,
 }
 
 impl Expect {
@@ -204,7 +206,7 @@ impl Pipeline {
     /// Whether what comes next is the answer to a message of the client's own.
     #[inline]
     pub(super) fn is_the_clients(&self) -> bool {
-        !matches!(self.front(), Some(Expect::Prefix | Expect::OwnRun(..) | Expect::OwnTry(_)))
+        !matches!(self.front(), Some(Expect::Prefix | Expect::Failing | Expect::OwnRun(..) | Expect::OwnTry(_)))
     }
 
     #[inline]
@@ -280,7 +282,9 @@ impl Pipeline {
     pub(super) fn outstanding(&self) -> usize {
         self.queue
             .iter()
-            .filter(|expect| matches!(expect, Expect::Sync | Expect::Query(_) | Expect::Prefix | Expect::OwnTry(_)))
+            .filter(|expect| {
+                matches!(expect, Expect::Sync | Expect::Query(_) | Expect::Prefix | Expect::Failing | Expect::OwnTry(_))
+            })
             .count()
     }
 

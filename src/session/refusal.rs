@@ -6,13 +6,14 @@ use postgres_protocol::message::frontend;
 
 use super::Session;
 use super::pipeline::Expect;
+use super::put_off::PutOff;
 use crate::backend::Backend;
 use crate::error::{Error, Side, SqlState};
 use crate::prepared::{MOST_BYTES, MOST_NAMES, Unnamed, UnnamedStatement};
 use crate::track::sql_names::{self, Verb};
-use crate::wire::Header;
 use crate::wire::backend::{self, Severity};
 use crate::wire::frontend as tag;
+use crate::wire::{Header, rows};
 
 /// How far a refusal has got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +33,9 @@ impl Session {
         self.log_refusal(error);
         backend::error(self.client.output(), Severity::Error, error);
         self.refused = Some(Refused::Message);
+        if !self.put_off.is_nothing() {
+            self.put_off = PutOff::Failed;
+        }
     }
 
     /// Drops what was refused: one Query, or everything up to and with the next Sync. `true`: done, and the client has
@@ -46,7 +50,7 @@ impl Session {
             }
             if self.refused == Some(Refused::Last) {
                 self.refused = None;
-                backend::ready_idle(self.client.output());
+                rows::ready(self.client.output(), self.put_off.status());
                 return Ok(true);
             }
             let Some(header) = Header::peek(self.client.unseen(), tag::limit)? else { return Ok(false) };
@@ -72,10 +76,7 @@ impl Session {
         self.note_error(&error);
         self.log_error("refused", &error);
         self.client.join(&mut lease.socket);
-        backend::message(tag::EXECUTE, lease.socket.output(), |out| {
-            backend::put_cstr(out, b"pgfunnel: refused");
-            out.put_u32(0);
-        });
+        put_failure(lease);
         self.pipeline.push(Expect::Refused(Box::new(error)));
         self.open_batch = true;
     }
@@ -101,6 +102,14 @@ impl Session {
         let prepares = || sql_names::mentions(text).is_some_and(|all| all.iter().any(|m| m.verb == Verb::Prepare));
         self.statements.exceeds(1, text.len()) && prepares()
     }
+}
+
+/// A message that is bound to fail.
+pub(super) fn put_failure(lease: &mut Backend) {
+    backend::message(tag::EXECUTE, lease.socket.output(), |out| {
+        backend::put_cstr(out, b"pgfunnel: refused");
+        out.put_u32(0);
+    });
 }
 
 fn too_many_statements() -> Error {

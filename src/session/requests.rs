@@ -9,7 +9,7 @@ use crate::error::{Error, Side, SqlState};
 use crate::track::{Command, Effects, PinReason};
 use crate::wire::backend::{self, Status};
 use crate::wire::frontend::{self as tag, Named};
-use crate::wire::{HEADER, Header};
+use crate::wire::{HEADER, Header, rows};
 
 /// A Parse up to this size is kept whole, to be sent to other backends; a client with a larger one is pinned.
 pub(super) const LARGEST_PARSE: usize = 1024 * 1024;
@@ -39,6 +39,10 @@ impl Session {
             }
             let unseen = self.client.unseen();
             let Some(header) = Header::peek(unseen, tag::limit)? else { return Ok(Some(Wish::More)) };
+            if header.tag == tag::QUERY && self.answers_query(header) {
+                continue;
+            }
+            let unseen = self.client.unseen();
             match header.tag {
                 tag::TERMINATE => return Ok(Some(Wish::Leave)),
                 tag::SYNC | tag::FLUSH | tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL | tag::CLOSE => {
@@ -47,7 +51,7 @@ impl Session {
                         return Ok(if header.total > LONGEST_NAMES { None } else { Some(Wish::More) });
                     };
                     match (header.tag, Named::decode(body)) {
-                        (tag::SYNC, _) => backend::ready_idle(self.client.output()),
+                        (tag::SYNC, _) => rows::ready(self.client.output(), self.put_off.status()),
                         (tag::CLOSE, Some(Named::Statement(name))) if !name.is_empty() && !self.is_pinned() => {
                             self.statements.remove(name);
                             self.statements.settle();

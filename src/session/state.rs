@@ -8,6 +8,7 @@ use super::BACKLOG;
 use super::limits::Limits;
 use super::listening::Listening;
 use super::pipeline::Pipeline;
+use super::put_off::PutOff;
 use super::refusal::Refused;
 use super::replies::Lost;
 use super::said::Saids;
@@ -94,6 +95,8 @@ pub struct Session {
     pub(super) local_parses: Vec<u64>,
     /// What the client wants was refused, and is being skipped.
     pub(super) refused: Option<Refused>,
+    /// A transaction that it has begun and that no backend knows of.
+    pub(super) put_off: PutOff,
     /// What it listens to.
     pub(super) listening: Listening,
     /// How long its query takes.
@@ -195,6 +198,7 @@ impl Session {
             rest: None,
             local_parses: Vec::new(),
             refused: None,
+            put_off: PutOff::default(),
             listening: Listening::new(listeners),
             timing: Timing::default(),
             saids,

@@ -4,6 +4,7 @@
 pub mod certificate;
 pub mod channels;
 mod command;
+mod control;
 pub mod effects;
 pub mod names;
 pub mod options;
@@ -15,6 +16,7 @@ mod tokens;
 
 pub use certificate::Certificate;
 pub use command::{Command, Said};
+pub use control::Control;
 pub use effects::{Effects, PinReason};
 pub use params::{Params, Settings};
 pub use suspects::prepare;
