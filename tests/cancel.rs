@@ -110,7 +110,7 @@ fn a_waiting_client_is_cancelled_out_of_the_queue() -> Result {
     let cluster = Cluster::start()?;
     let proxy = Config::of(&cluster).top("pool_size = 1\nborrow_timeout = \"25s\"").start()?;
     let mut holder = proxy.target().connect()?;
-    holder.value("begin")?;
+    holder.hold()?;
     let mut waiting = proxy.target().connect()?;
     waiting.say(&Say::new().query("select 'waited'"))?;
     eventually("it waits", || Ok(proxy.waiting()? == 1.0))?;
@@ -126,7 +126,7 @@ fn a_query_in_a_transaction_and_a_pipeline_is_cancelled() -> Result {
     let cluster = Cluster::start()?;
     let proxy = Config::of(&cluster).top("pool_size = 1").start()?;
     let mut client = proxy.target().connect()?;
-    client.value("begin")?;
+    client.hold()?;
     let run = |sql| Say::new().parse("", sql, &[]).bind("", "", &[]).execute("", 0).sync();
     client.say(&run("select 1").and(&run("select pg_sleep(60)")).and(&run("select 3")))?;
     sleepers(&cluster, 1)?;

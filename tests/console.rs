@@ -42,7 +42,7 @@ fn every_table_can_be_read_in_every_way() -> Result {
     let cluster = Cluster::start()?;
     let proxy = Config::of(&cluster).console().start()?;
     let mut client = proxy.target().parameter("application_name", "report-fn").connect()?;
-    client.value("begin")?;
+    client.hold()?;
     client.value("create temp table t (n int)")?;
     let mut console = proxy.console().connect()?;
     let commands: Vec<String> = console.table("SHOW HELP")?.iter().map(|row| row["command"].clone()).collect();
@@ -343,12 +343,12 @@ fn it_counts_as_pgbouncer_does() -> Result {
         for _ in 0..5 {
             client.value("select repeat('x', 1000)")?;
         }
-        client.value("begin")?;
+        client.hold()?;
         client.value("select pg_sleep(0.2)")?;
         client.value("commit")?;
         let mut idle = target.connect()?;
         idle.value("select 1")?;
-        client.value("begin")?;
+        client.hold()?;
         let mut console = console.connect()?;
         let stats = console.pool("SHOW STATS")?;
         let pool = console.pool("SHOW POOLS")?;
@@ -395,7 +395,7 @@ fn the_exporter_for_pgbouncer_scrapes_it() -> Result {
     let mut child = command.stdout(std::process::Stdio::null()).spawn()?;
     let scraped = || http::get(port.addr(), "/metrics").map(|(_, text)| text);
     let mut client = proxy.target().connect()?;
-    client.value("begin")?;
+    client.hold()?;
     client.value("select 1")?;
     let outcome = eventually("it shows what the pool does", || {
         let text = scraped().unwrap_or_default();

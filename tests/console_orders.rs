@@ -24,7 +24,7 @@ fn a_database_is_restarted_behind_a_pause_and_no_client_fails() -> Result {
     let mut cluster = Cluster::start()?;
     let proxy = Config::of(&cluster).top("pool_size = 3\nborrow_timeout = \"1s\"").console().start()?;
     let mut busy = proxy.target().connect()?;
-    busy.value("begin")?;
+    busy.hold()?;
     let mut clients = (0..10).map(|_| proxy.target().connect()).collect::<Result<Vec<_>>>()?;
     for client in &mut clients {
         client.value("select 1")?;
@@ -114,7 +114,7 @@ fn a_pause_that_is_given_up_is_taken_back() -> Result {
     let nobody = format!("[databases.nobody]\nhost = \"127.0.0.1\"\nport = {}", cluster.port());
     let proxy = Config::of(&cluster).section(&nobody).console().start()?;
     let mut holder = proxy.target().connect()?;
-    holder.value("begin")?;
+    holder.hold()?;
     let mut looker = proxy.console().connect()?;
     let mut is = |value: &str| looker.row("SHOW STATE", "key", "paused").map(|row| row["value"] == value);
     // Cancelled, as by Ctrl-C in psql; gone; its process killed.
@@ -159,7 +159,7 @@ fn a_pause_that_another_operator_takes_back_is_not_called_complete() -> Result {
     let proxy = Config::of(&cluster).console().start()?;
     let mut looker = proxy.console().connect()?;
     let mut holder = proxy.target().connect()?;
-    holder.value("begin")?;
+    holder.hold()?;
     for resumes in [true, false] {
         let (mut first, mut second) = (proxy.console().connect()?, proxy.console().connect()?);
         first.say(&Say::new().query("PAUSE app"))?;
@@ -287,7 +287,7 @@ fn clients_are_ended_and_what_they_did_is_rolled_back() -> Result {
     // All of a database, whatever they do; who comes then waits.
     let (mut idle, mut running, mut open) = (connect("idle")?, connect("running")?, connect("open")?);
     running.say(&Say::new().query("select pg_sleep(60)"))?;
-    open.value("begin")?;
+    open.hold()?;
     eventually("it runs", || Ok(console.pool("SHOW POOLS")?["sv_active"] == "2"))?;
     console.order("KILL app")?;
     for client in [&mut idle, &mut open, &mut running, &mut other] {
@@ -307,7 +307,7 @@ fn backends_are_replaced_as_they_come_back() -> Result {
     let cluster = Cluster::start()?;
     let proxy = Config::of(&cluster).console().start()?;
     let (mut idle, mut busy) = (proxy.target().connect()?, proxy.target().connect()?);
-    busy.value("begin")?;
+    busy.hold()?;
     let (old, pid) = (idle.value("select pg_backend_pid()")?, busy.value("select pg_backend_pid()")?);
     let mut console = proxy.console().connect()?;
     console.order("RECONNECT app")?;
@@ -375,7 +375,7 @@ fn it_ends_at_once_or_when_servers_or_clients_are_done() -> Result {
     ] {
         let mut proxy = Config::of(&cluster).top("drain_timeout = \"100ms\"").console().start()?;
         let (mut busy, mut idle) = (proxy.target().connect()?, proxy.target().connect()?);
-        busy.value("begin")?;
+        busy.hold()?;
         let (mut looker, mut console) = (proxy.console().connect()?, proxy.console().connect()?);
         console.order(command)?;
         if idle_ends {
@@ -429,7 +429,7 @@ fn who_begins_to_listen_before_a_pause_does_not_hold_it_up() -> Result {
     let cluster = Cluster::start()?;
     let proxy = Config::of(&cluster).console().start()?;
     let (mut client, mut looker) = (proxy.target().connect()?, proxy.console().connect()?);
-    client.value("begin")?;
+    client.hold()?;
     client.query("listen c")?;
     let pause = later(&proxy.console(), "PAUSE");
     eventually("it is paused", || Ok(looker.pool("SHOW POOLS")?["paused"] == "1"))?;

@@ -232,7 +232,7 @@ fn what_was_not_finished_before_a_goodbye_is_not_done() -> Result {
 fn while_waiting_for_a_backend() -> Result {
     let (cluster, proxy) = setup("")?;
     let mut holder = proxy.target().connect()?;
-    holder.value("begin")?;
+    holder.hold()?;
     for exit in EXITS {
         let mut client = proxy.target().connect()?;
         client.say(&Say::new().query("insert into t values (1)"))?;
@@ -290,7 +290,7 @@ fn next_four_are_served(proxy: &Proxy) -> Result {
     let mut clients = Vec::new();
     for _ in 0..4 {
         let mut client = proxy.target().connect()?;
-        client.value("begin")?;
+        client.hold()?;
         clients.push(client);
     }
     Ok(())

@@ -61,6 +61,12 @@ fn habits_in_python() -> Result {
 }
 
 #[test]
+fn who_begins_and_waits_takes_no_backend() -> Result {
+    let python = provided("PGFUNNEL_TEST_PYTHON", "a Python with psycopg and asyncpg")?;
+    habits("begins.py", Command::new(python))
+}
+
+#[test]
 fn habits_in_node() -> Result {
     let modules = provided("PGFUNNEL_TEST_NODE_PATH", "a node_modules directory with pg and postgres")?;
     let mut node = Command::new("node");

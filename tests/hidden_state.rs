@@ -259,7 +259,7 @@ fn a_statement_parsed_under_a_functions_set_local_is_nobody_elses() -> Result {
     two.ask(&parse)?;
     let expected = two.ask(&run)?.value();
     two.ask(&Say::new().close_statement("s").sync())?;
-    one.value("begin")?;
+    one.hold()?;
     one.value("select in_tokyo()")?;
     one.ask(&parse)?;
     assert_ne!(one.ask(&run)?.value(), expected, "Tokyo is elsewhere");

@@ -105,7 +105,7 @@ fn set_never_leaks_and_is_never_lost() -> Result {
     let mut clients = Vec::new();
     for _ in 0..3 {
         let mut client = proxy.target().connect()?;
-        client.value("begin")?;
+        client.hold()?;
         assert_eq!(client.value("select coalesce(current_setting('app.tenant', true), '')")?, "");
         assert_eq!(client.value("show search_path")?, "\"$user\", public");
         assert_eq!(client.value("show statement_timeout")?, "0");
@@ -196,7 +196,7 @@ fn what_lives_in_one_backend_stays_with_its_client_and_dies_with_it() -> Result 
         drop(owner);
         // Both backends, held at the same time.
         eventually("both backends are free", || {
-            let (first, second) = (one.query("begin")?, two.query("begin")?);
+            let (first, second) = (one.query("begin; select 1")?, two.query("begin; select 1")?);
             Ok(first.errors().is_empty() && second.errors().is_empty())
         })?;
         assert_eq!(one.value(look)?, clean, "{sql}: left behind");

@@ -44,7 +44,7 @@ fn drain_timeout_ends_what_does_not_end() -> Result {
     let mut proxy = Config::of(&cluster).top("drain_timeout = \"1s\"").start()?;
     let (mut running, mut open) = (proxy.target().connect()?, proxy.target().connect()?);
     running.say(&Say::new().query("select pg_sleep(60)"))?;
-    open.value("begin")?;
+    open.hold()?;
     let start = Instant::now();
     proxy.signal("TERM")?;
     let errors = [running.read_to_close()?.errors(), open.read_to_close()?.errors()];
@@ -92,7 +92,7 @@ fn sigint_ends_a_drain() -> Result {
     let cluster = Cluster::start()?;
     let mut proxy = Config::of(&cluster).top("drain_timeout = \"60s\"").start()?;
     let mut open = proxy.target().connect()?;
-    open.value("begin")?;
+    open.hold()?;
     proxy.signal("TERM")?;
     eventually("readyz fails", || Ok(!matches!(proxy.get("/readyz"), Ok((200, _)))))?;
     assert!(proxy.alive()?);
@@ -108,7 +108,7 @@ fn sighup_changes_pool_sizes_without_dropping_anyone() -> Result {
     let size = |size: usize| config.clone().database(&format!("pool_size = {size}"));
     let proxy = size(1).start()?;
     let mut holders = vec![proxy.target().connect()?];
-    holders[0].value("begin")?;
+    holders[0].hold()?;
     let mut waiting = proxy.target().connect()?;
     waiting.say(&Say::new().query("select 'served'"))?;
     assert!(waiting.silent_for(Duration::from_millis(300))?, "there is only one backend");
@@ -116,7 +116,7 @@ fn sighup_changes_pool_sizes_without_dropping_anyone() -> Result {
     assert_eq!(waiting.read_ready(1)?.value(), "served", "a second one");
     for _ in 0..2 {
         let mut client = proxy.target().connect()?;
-        client.value("begin")?;
+        client.hold()?;
         holders.push(client);
     }
     assert_eq!(cluster.backends()?, 3);
@@ -142,7 +142,7 @@ fn a_pool_made_smaller_keeps_as_many_idle_backends_as_it_may() -> Result {
     let mut clients = Vec::new();
     for _ in 0..5 {
         let mut client = proxy.target().connect()?;
-        client.value("begin")?;
+        client.hold()?;
         clients.push(client);
     }
     let pids = "select string_agg(pid::text, ' ') from pg_stat_activity where usename = 'app'";
@@ -188,7 +188,7 @@ fn sighup_moves_a_database_to_another_server() -> Result {
     let port = "select inet_server_port()";
     assert_eq!(client.value(port)?, old.port().to_string());
     let mut open = proxy.target().connect()?;
-    open.value("begin")?;
+    open.hold()?;
     proxy.reload(&Config::of(&new))?;
     eventually("clients are served by the new one", || Ok(client.value(port)? == new.port().to_string()))?;
     assert_eq!(open.value(port)?, old.port().to_string(), "a transaction stays where it is");
@@ -222,7 +222,7 @@ fn health_and_metrics() -> Result {
     assert_eq!(proxy.get("/readyz")?.0, 200);
     assert_eq!(proxy.get("/nothing")?.0, 404);
     let mut holder = proxy.target().connect()?;
-    holder.value("begin")?;
+    holder.hold()?;
     let mut pinned = proxy.target().connect()?;
     pinned.value("create temp table pin (a int)")?;
     assert_eq!(proxy.target().first_error()?.code, "53300");

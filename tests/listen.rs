@@ -62,7 +62,7 @@ fn many_listeners_cost_one_backend_and_are_not_pinned() -> Result {
     let busy: Vec<Wire> = (0..3)
         .map(|_| {
             let mut client = proxy.target().connect()?;
-            client.value("begin")?;
+            client.hold()?;
             client.value("select 1")?;
             assert_eq!(client.value("select count(*) from pg_listening_channels()")?, "0");
             Ok(client)
@@ -110,7 +110,7 @@ fn nothing_is_told_within_a_transaction() -> Result {
     let (_cluster, proxy) = setup("pool_size = 3")?;
     let (mut one, mut two) = (proxy.target().connect()?, proxy.target().connect()?);
     one.value("listen a")?;
-    one.value("begin")?;
+    one.hold()?;
     two.value("begin; notify a, 'rolled back'; rollback")?;
     two.value("notify a, '1'")?;
     two.value("begin; notify a, '2'; notify a, '2'; notify a, '3'")?;
@@ -222,7 +222,7 @@ fn a_lost_listener_is_told_of_and_replaced() -> Result {
     for client in &mut clients {
         client.value("select 1")?;
     }
-    clients[0].value("begin")?;
+    clients[0].hold()?;
     eventually("the listener is ended", || {
         let ended = "select count(pg_terminate_backend(pid)) from pg_stat_activity where query ~ 'LISTEN.*marker'";
         Ok(cluster.sql(&format!("{ended} and usename = 'app' and state = 'idle'"))? == "1")
@@ -249,7 +249,7 @@ fn who_does_not_read_is_ended_and_nobody_else_waits() -> Result {
         (proxy.target().connect()?, proxy.target().connect()?, proxy.target().connect()?);
     frozen.value("listen a")?;
     reader.value("listen a")?;
-    frozen.value("begin")?;
+    frozen.hold()?;
     let payload = "x".repeat(7_000);
     let before = proxy.memory()?;
     for n in 0..400 {
@@ -317,7 +317,7 @@ fn a_client_that_vanishes_listens_no_more() -> Result {
     })?;
     let mut clients = (0..2).map(|_| proxy.target().connect()).collect::<Result<Vec<_>>>()?;
     for client in &mut clients {
-        client.value("begin")?;
+        client.hold()?;
         assert_eq!(client.value("select count(*) from pg_listening_channels()")?, "0");
     }
     assert!(cluster.backends()? <= 3);
@@ -367,7 +367,7 @@ fn encodings_are_not_mixed_up() -> Result {
     let mut client = proxy.target().connect()?;
     client.value("listen ö")?;
     client.value("set client_encoding = 'LATIN1'")?;
-    client.value("begin")?;
+    client.hold()?;
     other.value("notify ö, 'ä'")?;
     client.say(&Say::new().query("commit"))?;
     assert_eq!(client.read_to_close()?.error().code, "22P05");

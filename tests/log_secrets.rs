@@ -84,13 +84,13 @@ fn suffer(proxy: &Proxy) -> Result {
     client.cancel()?;
     assert_eq!(client.read_ready(1)?.error().code, "57014");
     client.cancel_key(client.key.0, b"\0\0\0\0")?;
-    client.value("begin")?;
+    client.hold()?;
     let mut waiter = proxy.target().connect()?;
     assert_eq!(waiter.query("select 'literal-sesame'")?.error().code, "53300");
     client.say(&Say::new().query("select 'literal-sesame', pg_terminate_backend(pg_backend_pid())"))?;
     assert_eq!(client.read_to_close()?.error().code, "57P01");
     client = proxy.target().connect()?;
-    client.value("begin")?;
+    client.hold()?;
     client.value("select 'literal-sesame'")?;
     assert_eq!(client.read_to_close()?.error().code, "25P03");
     Ok(())

@@ -29,7 +29,7 @@ fn a_storm_of_refusals_is_a_few_lines_with_their_number() -> Result {
     let cluster = Cluster::start()?;
     let proxy = Config::of(&cluster).top("pool_size = 1\nborrow_timeout = \"20s\"\nmax_waiting = 1").start()?;
     let mut holder = proxy.target().connect()?;
-    holder.value("begin")?;
+    holder.hold()?;
     let mut waiter = proxy.target().connect()?;
     waiter.say(&Say::new().query("select 1"))?;
     eventually("one waits", || Ok(proxy.waiting()? == 1.0))?;
@@ -95,7 +95,7 @@ fn what_is_slow_is_told_with_where_the_time_went() -> Result {
     std::thread::sleep(Duration::from_millis(2500));
     client.ask(&Say::new().bind("", "s", &[]).execute("", 0).sync())?;
     proxy.wait_line("slow query", &[("command", "VALUES")])?;
-    client.value("begin")?;
+    client.hold()?;
     let mut waiter = proxy.target().connect()?;
     waiter.say(&Say::new().query("with x as (select 'sesame') table x"))?;
     eventually("it waits", || Ok(proxy.waiting()? == 1.0))?;
@@ -105,7 +105,7 @@ fn what_is_slow_is_told_with_where_the_time_went() -> Result {
     let line = proxy.wait_line("slow borrow", &[("command", "WITH"), ("pool_size", "1"), ("backends_lent", "1")])?;
     assert!(line["waited_ms"].as_u64() >= Some(500), "{line}");
     // One that never gets a backend is slow, too.
-    client.value("begin")?;
+    client.hold()?;
     assert_eq!(waiter.query("delete from pg_class")?.error().code, "53300");
     let line = proxy.wait_line("slow borrow", &[("command", "DELETE"), ("sqlstate", "53300")])?;
     assert!(line["waited_ms"].as_u64() >= Some(2000) && line["clients_waiting"].is_u64(), "{line}");

@@ -44,7 +44,7 @@ fn ends_of_logins_and_of_clients_are_told_apart() -> Result {
     assert_eq!(login("ok")?, 3.0);
     // One says goodbye, one vanishes, one is silent in a transaction.
     let mut frozen = clients.remove(0);
-    frozen.value("begin")?;
+    frozen.hold()?;
     clients.remove(0).reset()?;
     clients.remove(0).say(&Say::new().terminate())?;
     assert_eq!(frozen.read_to_close()?.error().code, "25P03");
@@ -146,7 +146,7 @@ fn limits_in_time_are_counted_by_their_setting() -> Result {
     assert_eq!(proxy.target().connect()?.query("select pg_sleep(20)")?.error().code, "57014");
     assert_eq!(count("query_timeout")?, 1.0);
     let mut silent = proxy.target().connect()?;
-    silent.value("begin")?;
+    silent.hold()?;
     assert_eq!(silent.read_to_close()?.error().code, "25P03");
     assert_eq!(count("idle_transaction_timeout")?, 1.0);
     assert_eq!(proxy.target().connect()?.read_to_close()?.error().code, "57P05");

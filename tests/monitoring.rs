@@ -247,7 +247,7 @@ fn the_right_alerts_fire_and_end() -> Result {
         user.say(&Say::new().query("select pg_sleep(110)"))?;
     }
     let mut holder = full.target().parameter("application_name", "report-fn").connect()?;
-    holder.value("begin")?;
+    holder.hold()?;
     // What is new must not have been there at the first scrape.
     eventually("all are scraped", || Ok(prometheus.scraped()? == at.len()))?;
     let mut load = storm(&full)?;

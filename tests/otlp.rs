@@ -203,7 +203,7 @@ fn waiting_and_the_databases_time_are_spans_of_the_callers_trace() -> Result {
     let mut waiter = proxy.target().connect()?;
     waiter.ask(&Say::new().parse("s", &traced("values (1)", 2, "01"), &[]).sync())?;
     collector.wait(2, 1)?;
-    client.value("begin")?;
+    client.hold()?;
     waiter.say(&Say::new().bind("", "s", &[]).execute("", 0).sync())?;
     eventually("it waits", || Ok(proxy.waiting()? == 1.0))?;
     std::thread::sleep(Duration::from_millis(200));
@@ -214,7 +214,7 @@ fn waiting_and_the_databases_time_are_spans_of_the_callers_trace() -> Result {
     assert_eq!((wait.name.as_str(), backend.name.as_str(), &wait.parent), ("wait", "backend", &trace(2).1));
     assert!(wait.times.1 - wait.times.0 > 150_000_000 && wait.times.1 == backend.times.0, "{spans:?}");
     assert!(wait.id != backend.id && wait.id.len() == 16);
-    client.value("begin")?;
+    client.hold()?;
     assert_eq!(waiter.query(&traced("delete from x", 3, "01"))?.error().code, "53300");
     let [wait] = &collector.wait(3, 1)?[..] else { return Err("not one span".into()) };
     assert_eq!((wait.name.as_str(), wait.failed), ("wait", true));

@@ -67,7 +67,7 @@ fn a_browser_shows_who_holds_the_backends() -> Result {
     let mut holders = Vec::new();
     for _ in 0..4 {
         let mut holder = client(&proxy, "report-fn")?;
-        holder.value("begin")?;
+        holder.hold()?;
         holders.push(holder);
     }
     let mut waiters = Vec::new();

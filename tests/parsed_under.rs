@@ -32,7 +32,7 @@ fn agree(cluster: &Cluster, proxy: &Proxy, says: &[Say]) -> Result<usize> {
     let mut pids = std::collections::BTreeSet::new();
     for (number, say) in says.iter().enumerate() {
         let busy = number % 2 == 1;
-        other.value(if busy { "begin" } else { "commit" })?;
+        other.value(if busy { "begin; select 1" } else { "commit" })?;
         let (expected, got) = (direct.ask(say)?, client.ask(say)?);
         compare_answers(&expected, &got).map_err(|error| format!("say {number}: {error:?}"))?;
         if got.status() == Some('I') {
@@ -147,12 +147,12 @@ fn a_statement_that_clients_share_keeps_their_meaning() -> Result {
     one.ask(&named)?;
     one.value("set timezone = 'Asia/Tokyo'")?;
     for round in 0..4 {
-        other.value(if round % 2 == 0 { "begin" } else { "commit" })?;
+        other.value(if round % 2 == 0 { "begin; select 1" } else { "commit" })?;
         assert_eq!(one.ask(&uses("s"))?.value(), expected, "as when it was prepared");
     }
     two.ask(&named)?;
     for round in 0..4 {
-        other.value(if round % 2 == 0 { "begin" } else { "commit" })?;
+        other.value(if round % 2 == 0 { "begin; select 1" } else { "commit" })?;
         assert_eq!(two.ask(&uses("s"))?.value(), expected, "not as with the other client's settings");
     }
     Ok(())

@@ -69,7 +69,7 @@ fn a_burst_never_exceeds_the_pool() -> Result {
             let mut client = proxy.target().connect()?;
             client.value("select pg_sleep(0.005)")?;
             if (number + round) % 7 == 0 {
-                client.value("begin")?;
+                client.hold()?;
                 client.reset()?;
             }
         }
@@ -130,7 +130,7 @@ fn borrow_timeout_says_what_is_wrong_in_time() -> Result {
     let cluster = Cluster::start()?;
     let proxy = Config::of(&cluster).top("pool_size = 1\nborrow_timeout = \"1s\"").start()?;
     let mut holder = proxy.target().connect()?;
-    holder.value("begin")?;
+    holder.hold()?;
     for say in [
         Say::new().query("select 1"),
         Say::new().parse("", "select 1", &[]).bind("", "", &[]).execute("", 0).sync(),
@@ -157,7 +157,7 @@ fn the_queue_is_fair() -> Result {
     let proxy = Config::of(&cluster).top("pool_size = 1\nborrow_timeout = \"25s\"").start()?;
     cluster.target().connect()?.value("create table turns (turn serial, client int)")?;
     let mut holder = proxy.target().connect()?;
-    holder.value("begin")?;
+    holder.hold()?;
     let mut waiting = Vec::new();
     for number in 0..8 {
         let mut client = proxy.target().connect()?;
@@ -178,7 +178,7 @@ fn max_waiting_refuses_at_once() -> Result {
     let cluster = Cluster::start()?;
     let proxy = Config::of(&cluster).top("pool_size = 1\nborrow_timeout = \"25s\"\nmax_waiting = 2").start()?;
     let mut holder = proxy.target().connect()?;
-    holder.value("begin")?;
+    holder.hold()?;
     let mut waiting = Vec::new();
     for number in 1..=2 {
         let mut client = proxy.target().connect()?;
@@ -230,7 +230,7 @@ fn one_application_or_user_cannot_take_the_whole_pool() -> Result {
         let mut held = Vec::new();
         for _ in 0..2 {
             let mut client = storming.connect()?;
-            client.value("begin")?;
+            client.hold()?;
             held.push(client);
         }
         let error = storming.first_error()?;
@@ -335,7 +335,7 @@ fn a_pool_may_be_a_share_of_the_servers_connections() -> Result {
     let mut held = Vec::new();
     let refused = loop {
         let mut client = proxy.target().connect()?;
-        let error = client.first_error(&Say::new().query("begin"))?;
+        let error = client.first_error(&Say::new().query("begin; select 1"))?;
         if !error.code.is_empty() {
             break error;
         }

@@ -19,7 +19,7 @@ fn setup() -> Result<(Cluster, Proxy)> {
 /// Keeps the backends busy for a moment, so that the next transaction of somebody else finds another one.
 fn shuffle(proxy: &Proxy) -> Result<Wire> {
     let mut other = proxy.target().connect()?;
-    other.value("begin")?;
+    other.hold()?;
     Ok(other)
 }
 
@@ -273,7 +273,7 @@ fn more_statements_than_one_client_may_have_are_refused() -> Result {
         assert_eq!(client.ask(&uses("many"))?.error().code, "26000");
         assert_eq!(client.ask(&uses("s9999"))?.value(), "1");
         // A transaction fails with it, and the name is taken as before.
-        client.value("begin")?;
+        client.hold()?;
         assert_eq!(client.ask(&refused)?.status(), Some('E'));
         client.value("rollback")?;
         assert_eq!(client.ask(&Say::new().parse("s1", "select 1", &[]).sync())?.error().code, "42P05");
@@ -322,7 +322,7 @@ fn a_statement_replayed_under_set_local_does_not_keep_that_meaning() -> Result {
     one.ask(&Say::new().parse("at", constant, &[]).sync())?;
     let expected = one.ask(&uses)?.value();
     // The other backend sees it first under a time zone of one transaction.
-    two.value("begin")?;
+    two.hold()?;
     let other = two.value("select pg_backend_pid()")?;
     let mut met = false;
     for _ in 0..4 {
@@ -334,7 +334,7 @@ fn a_statement_replayed_under_set_local_does_not_keep_that_meaning() -> Result {
         for _ in 0..3 {
             assert_eq!(one.ask(&uses)?.value(), expected);
         }
-        two.value("begin")?;
+        two.hold()?;
     }
     assert!(met);
     Ok(())
@@ -354,7 +354,7 @@ fn a_bind_in_a_failed_transaction_is_refused_as_by_postgresql_on_any_backend() -
         ("rollback", &[], &[]),
     ] {
         let said = |wire: &mut Wire| -> Result<_> {
-            wire.value("begin")?;
+            wire.hold()?;
             wire.query("select 1/0")?;
             let answer = wire.ask(&Say::new().bind("", "s", values).execute("", 0).sync())?;
             Ok((

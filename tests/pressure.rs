@@ -84,7 +84,7 @@ fn every_end_of_a_wait_is_told_apart() -> Result {
         |outcome: &str| proxy.metric("pgfunnel_borrow_wait_seconds_count", &[&format!("outcome=\"{outcome}\"")]);
     let refused = |setting: &str| proxy.metric("pgfunnel_refusals_total", &[&format!("setting=\"{setting}\"")]);
     let mut holder = proxy.target().connect()?;
-    holder.value("begin")?;
+    holder.hold()?;
     let mut clients = (0..3).map(|_| proxy.target().connect()).collect::<Result<Vec<_>>>()?;
     for client in &mut clients[..2] {
         client.say(&Say::new().query("select 1"))?;
@@ -111,7 +111,7 @@ fn who_holds_the_backends_is_named() -> Result {
     let caller = |application: &str| proxy.target().parameter("application_name", application).connect();
     let state = |metric: &str, state: &str| proxy.metric(metric, &[&format!("state=\"{state}\"")]);
     let (mut report, mut pinned, mut busy) = (caller("report-fn")?, caller("export-fn")?, caller("sleep-fn")?);
-    report.value("begin")?;
+    report.hold()?;
     pinned.value("create temp table t (n int)")?;
     busy.say(&Say::new().query("select pg_sleep(3)"))?;
     let mut waiting = (0..4).map(|_| caller("storm-fn")).collect::<Result<Vec<_>>>()?;

@@ -69,7 +69,7 @@ fn the_function_that_holds_the_backends_is_named_while_the_storm_lasts() -> Resu
     let holder = || proxy.target().parameter("application_name", HOLDER).connect();
     let mut holders = (0..17).map(|_| holder()).collect::<Result<Vec<_>>>()?;
     for holder in &mut holders {
-        holder.value("begin")?;
+        holder.hold()?;
     }
     let url = format!("{}?application_name=api-fn", proxy.target().url());
     let mut storm = Command::new(env!("CARGO_BIN_EXE_pgfunnel"));

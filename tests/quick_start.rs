@@ -26,7 +26,7 @@ fn it_keeps_at_most_twenty_backends() -> Result {
     let proxy = Proxy::by_environment(&[("DATABASE_URL", &cluster.target().url())])?;
     let mut clients = (0..20).map(|_| proxy.target().connect()).collect::<Result<Vec<_>>>()?;
     for client in &mut clients {
-        client.value("begin")?;
+        client.hold()?;
     }
     assert_eq!(cluster.backends()?, 20);
     let mut next = proxy.target().connect()?;

@@ -190,7 +190,7 @@ fn whoever_dies_leaves_nothing() -> Result {
         // Both backends, held at the same time.
         let mut next = (0..2).map(|_| proxy.target().connect()).collect::<Result<Vec<_>>>()?;
         for client in &mut next {
-            client.value("begin")?;
+            client.hold()?;
             let found = client.query(LOOK)?.rows();
             assert_eq!(found, clean, "round {round}");
             assert_eq!(client.value("select count(*) from pg_listening_channels()")?, "0", "round {round}");

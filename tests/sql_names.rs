@@ -72,7 +72,7 @@ fn finds_none(proxy: &Proxy, like: &str) -> Result {
     );
     let (mut one, mut two) = (proxy.target().connect()?, proxy.target().connect()?);
     for client in [&mut one, &mut two] {
-        client.value("begin")?;
+        client.hold()?;
         assert_eq!(client.query(&count)?.errors(), vec![], "another client's statement");
     }
     Ok(())
@@ -317,7 +317,7 @@ fn nobody_finds_what_another_client_has_left() -> Result {
         let mut client = proxy.target().connect()?;
         client.value("prepare p as select 'a secret'")?;
         let mut other = proxy.target().connect()?;
-        other.value("begin")?;
+        other.hold()?;
         client.value("execute p")?;
         client.ask(&Say::new().parse("x", "execute p /* a secret */", &[]).bind("", "x", &[]).execute("", 0).sync())?;
         match round % 3 {

@@ -52,7 +52,7 @@ fn a_client_is_probed_only_while_it_holds_a_backend() -> Result {
     std::thread::sleep(Duration::from_secs(6));
     assert_eq!(timer(&proxy, &client)?, 0, "idle");
     for _ in 0..2 {
-        client.value("begin")?;
+        client.hold()?;
         eventually("no timer runs yet", || Ok(timer(&proxy, &client)? == 0))?;
         eventually("keepalive is on", || Ok(timer(&proxy, &client)? == 2))?;
         client.value("commit")?;
@@ -140,7 +140,7 @@ fn a_slow_reader_is_not_a_frozen_one() -> Result {
 fn a_busy_transaction_is_not_an_idle_one() -> Result {
     let (_cluster, proxy) = setup("idle_transaction_timeout = \"1s\"")?;
     let mut client = proxy.target().connect()?;
-    client.value("begin")?;
+    client.hold()?;
     client.value("select pg_sleep(2.5)")?;
     for _ in 0..4 {
         std::thread::sleep(Duration::from_millis(400));

@@ -294,7 +294,7 @@ fn the_servers_authority_is_reloaded() -> Result {
     let config = config.database(&format!("tls = \"verify-full\"\ntls_ca = {ca:?}"));
     let proxy = config.start()?;
     let mut holder = proxy.target().connect()?;
-    holder.value("begin")?;
+    holder.hold()?;
     // While that one is lent, everybody else needs a new one.
     let needs_new = |expected: &str| {
         eventually(&format!("new backends meet {expected:?}"), || {

@@ -1,6 +1,7 @@
 //! Replies to messages of ours: what was put in front of the client's own, or among them, on its behalf.
 
 use super::Session;
+use super::pipeline::Expect;
 use super::replies::{Fate, Lost, body};
 use crate::backend::Backend;
 use crate::error::{Error, Side};
@@ -19,6 +20,9 @@ impl Session {
                 let fields = ErrorFields::decode(lease.socket.unseen().get(HEADER..now).unwrap_or_default());
                 if fields.is_fatal() {
                     return Ok(self.error(header, now, lease));
+                }
+                if matches!(self.pipeline.front(), Some(Expect::Failing)) {
+                    return Ok(Fate::Swallow);
                 }
                 let error = fields.into_error();
                 return Err(Lost::Confused(
@@ -43,25 +47,6 @@ impl Session {
             _ => self.pipeline.run_replied(),
         }
         Fate::Swallow
-    }
-
-    /// Replies to what is meant to fail, so that the backend is in a failed transaction as its client is.
-    pub(super) fn take_failing_reply(&mut self, header: Header, now: usize, lease: &mut Backend) -> Result<Fate, Lost> {
-        match header.tag {
-            tag::READY => {
-                self.pipeline.pop();
-            }
-            tag::ERROR => {
-                let fields = ErrorFields::decode(lease.socket.unseen().get(HEADER..now).unwrap_or_default());
-                if fields.is_fatal() {
-                    return Ok(self.error(header, now, lease));
-                }
-            }
-            tag::NOTIFICATION => return Ok(self.notification(header, lease)),
-            tag::PARAMETER_STATUS => lease.note_parameter(header),
-            _ => {}
-        }
-        Ok(Fate::Swallow)
     }
 
     /// Replies to what is prepared for a Query of the client's.

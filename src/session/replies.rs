@@ -106,8 +106,7 @@ impl Session {
     #[inline]
     fn take_reply(&mut self, header: Header, now: usize, lease: &mut Backend) -> Result<Fate, Lost> {
         match self.pipeline.front() {
-            Some(Expect::Prefix) => return self.take_prefix_reply(header, now, lease),
-            Some(Expect::Failing) => return self.take_failing_reply(header, now, lease),
+            Some(Expect::Prefix | Expect::Failing) => return self.take_prefix_reply(header, now, lease),
             Some(Expect::OwnRun(..)) => return Ok(self.take_run_reply(header, now, lease)),
             Some(&Expect::OwnTry(id)) => return self.take_try_reply(id, header, now, lease),
             _ => {}

@@ -14,13 +14,22 @@ pub enum Control {
 /// A longer text is none of these.
 const LONGEST: usize = 100;
 
+/// What a transaction may begin with anywhere.
+const MODES: [&[&str]; 5] = [
+    &["ISOLATION", "LEVEL", "READ", "COMMITTED"],
+    &["ISOLATION", "LEVEL", "READ", "UNCOMMITTED"],
+    &["ISOLATION", "LEVEL", "REPEATABLE", "READ"],
+    &["READ", "ONLY"],
+    &["NOT", "DEFERRABLE"],
+];
+
 impl Control {
     /// `None`: it is another text, or one that need not be told apart (a comment, `AND CHAIN`, a second statement).
     #[inline]
     pub fn of(text: &[u8]) -> Option<Self> {
         // Nearly all others begin otherwise.
-        match text.first()?.to_ascii_lowercase() {
-            b'a' | b'b' | b'c' | b'e' | b'r' | b's' if text.len() <= LONGEST => Self::read(text),
+        match text.first_chunk::<2>()?.map(|byte| byte.to_ascii_lowercase()).as_slice() {
+            b"ab" | b"be" | b"co" | b"en" | b"ro" | b"st" if text.len() <= LONGEST => Self::read(text),
             _ => None,
         }
     }
@@ -28,43 +37,23 @@ impl Control {
     /// (Manual, "BEGIN", "START TRANSACTION", "COMMIT", "ROLLBACK".)
     fn read(text: &[u8]) -> Option<Self> {
         let text = str::from_utf8(text).ok()?.trim_end_matches(|c: char| c.is_ascii_whitespace());
-        let text = text.strip_suffix(';').unwrap_or(text);
-        let mut words = text.split_ascii_whitespace().peekable();
-        let skip = |words: &mut std::iter::Peekable<_>| {
-            words.next_if(|word: &&str| is(word, "WORK") || is(word, "TRANSACTION"));
+        let words: Vec<&str> = text.strip_suffix(';').unwrap_or(text).split_ascii_whitespace().collect();
+        let (first, behind) = words.split_first()?;
+        let noise = usize::from(behind.first().is_some_and(|word| is(word, "TRANSACTION") || is(word, "WORK")));
+        let mut modes = behind.get(noise..)?;
+        let control = match *first {
+            first if is(first, "COMMIT") || is(first, "END") => Self::Commit,
+            first if is(first, "ROLLBACK") || is(first, "ABORT") => Self::Rollback,
+            first if is(first, "BEGIN") => Self::Begin,
+            first if is(first, "START") && behind.first().is_some_and(|word| is(word, "TRANSACTION")) => Self::Begin,
+            _ => return None,
         };
-        let first = words.next()?;
-        if is(first, "BEGIN") {
-            skip(&mut words);
-        } else if is(first, "START") {
-            words.next_if(|word| is(word, "TRANSACTION"))?;
-        } else {
-            skip(&mut words);
-            let control = match first {
-                _ if is(first, "COMMIT") || is(first, "END") => Self::Commit,
-                _ if is(first, "ROLLBACK") || is(first, "ABORT") => Self::Rollback,
-                _ => return None,
-            };
-            return words.next().is_none().then_some(control);
+        while control == Self::Begin && !modes.is_empty() {
+            let fits = |mode: &&&[&str]| mode.len() <= modes.len() && mode.iter().zip(modes).all(|(a, b)| is(a, b));
+            let mode = MODES.iter().find(fits)?;
+            modes = modes.get(mode.len()..)?;
         }
-        while let Some(word) = words.next() {
-            let mode = [Some(word), words.next(), words.peek().copied()];
-            let is_mode =
-                |known: &[&str]| known.iter().zip(mode).all(|(known, word)| word.is_some_and(|word| is(word, known)));
-            let level = is_mode(&["ISOLATION", "LEVEL", "READ"]) || is_mode(&["ISOLATION", "LEVEL", "REPEATABLE"]);
-            match level {
-                true => {
-                    let read = words.next().is_some_and(|word| is(word, "READ"));
-                    let known = |word: &str| {
-                        if read { is(word, "COMMITTED") || is(word, "UNCOMMITTED") } else { is(word, "READ") }
-                    };
-                    words.next().filter(|word| known(word))?;
-                }
-                false if is_mode(&["READ", "ONLY"]) || is_mode(&["NOT", "DEFERRABLE"]) => {}
-                false => return None,
-            }
-        }
-        Some(Self::Begin)
+        modes.is_empty().then_some(control)
     }
 }
 

@@ -168,6 +168,11 @@ impl Wire {
         }
     }
 
+    /// Begins a transaction and does something in it, so that a backend is held.
+    pub fn hold(&mut self) -> Result {
+        self.value("begin; select 1").map(drop)
+    }
+
     /// Whether nothing arrives for `time`.
     pub fn silent_for(&mut self, time: Duration) -> Result<bool> {
         self.set_read_timeout(time)?;

@@ -21,7 +21,7 @@ def refusals(lab, waiting):
     """After how many seconds each of so many clients was refused that waited for the one backend."""
     server = lab.pgfunnel("refusing", pool_size=1, borrow_timeout="1s")
     holder = Client(server.port)
-    holder.query("begin")
+    holder.query("begin; select 1")
     times = []
 
     def ask(client):
