@@ -60,6 +60,13 @@ impl Error {
         Self::new(Side::Client, SqlState::PROTOCOL_VIOLATION, message)
     }
 
+    /// A statement in a transaction that has failed: 25P02, as PostgreSQL says it.
+    #[cold]
+    pub fn aborted_transaction() -> Self {
+        let message = "current transaction is aborted, commands ignored until end of transaction block";
+        Self::new(Side::Client, SqlState::IN_FAILED_SQL_TRANSACTION, message)
+    }
+
     /// The same error with a detail line.
     #[must_use]
     pub fn detail(mut self, detail: impl Into<Cow<'static, str>>) -> Self {

@@ -195,10 +195,7 @@ impl<'a> Session<'a> {
         match command {
             _ if self.status != Status::Failed => Ok(()),
             Command::End(_) => Ok(()),
-            _ => {
-                let aborted = "current transaction is aborted, commands ignored until end of transaction block";
-                Err(Error::new(Side::Client, SqlState::IN_FAILED_SQL_TRANSACTION, aborted))
-            }
+            _ => Err(Error::aborted_transaction()),
         }
     }
 
