@@ -321,7 +321,9 @@ impl Pipeline {
     /// Gives back its memory, which an idle client does not need: up to a usual size it is lent to the next one.
     #[inline]
     pub(super) fn give_back(&mut self) {
-        debug_assert!(self.queue.is_empty());
+        if !self.queue.is_empty() {
+            return;
+        }
         let queue = std::mem::take(&mut self.queue);
         if (1..=USUAL).contains(&queue.capacity()) {
             // Where the thread is ending, there is nobody to lend it to.
