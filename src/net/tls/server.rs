@@ -57,6 +57,7 @@ impl ServerTls {
         let mut rustls = builder.with_single_cert(identity.chain, identity.key)?;
         // A client that offers no ALPN at all is let in by this; `check_direct` then refuses it where it may not.
         rustls.alpn_protocols = vec![ALPN.to_vec()];
+        // The cheapest handshake, whatever the client would prefer: see `provider`.
         rustls.ignore_client_order = true;
         // Sessions are resumed from tickets, which the client keeps: nothing here grows with the number of clients.
         // One ticket per connection is enough, since a client opens one connection at a time.
