@@ -48,8 +48,8 @@ fn it_looks_as_it_does_without_a_proxy() -> Result {
         Script::new().say(Say::new().query("begin").query("select 1").query("commit").query("select 2")),
         Script::new().query("begin").say(Say::new().query("commit").query("select 2")),
         // Without its end, with something behind it: malformed.
-        Script::new().say(Say::new().raw(b'Q', b"begin").sync()),
-        Script::new().say(Say::new().raw(b'Q', b"begin\0x\0").sync()),
+        Script::new().until(Say::new().raw(b'Q', b"begin"), b'Z'),
+        Script::new().until(Say::new().raw(b'Q', b"begin\0x\0"), b'Z'),
         // A Query drops the unnamed statement, also one that says BEGIN.
         Script::new()
             .say(unnamed())

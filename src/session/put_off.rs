@@ -8,7 +8,7 @@ use super::pipeline::Expect;
 use super::refusal::put_failure;
 use crate::backend::Backend;
 use crate::config::PoolMode;
-use crate::error::{Error, Side, SqlState};
+use crate::error::Error;
 use crate::prepared::{Unnamed, UnnamedStatement};
 use crate::track::Control;
 use crate::wire::backend::Status;
@@ -49,7 +49,8 @@ impl Session {
     pub(super) fn answers_query(&mut self, header: Header) -> bool {
         let unseen = self.client.unseen();
         let Some(body) = unseen.get(HEADER..header.total) else { return false };
-        let text = body.strip_suffix(b"\0").unwrap_or(body);
+        // Without its end it is malformed: PostgreSQL says so.
+        let text = body.strip_suffix(b"\0").unwrap_or_default();
         let control = Control::of(text);
         if control.is_none() && self.put_off.is_nothing() {
             return false;
@@ -57,16 +58,14 @@ impl Session {
         let is_last = unseen.len() == header.total;
         match (&self.put_off, control) {
             (PutOff::Nothing, Some(Control::Begin)) if is_last && self.may_put_off() => {
-                let text =
-                    String::from_utf8_lossy(self.client.unseen().get(HEADER..header.total - 1).unwrap_or_default());
-                self.put_off = PutOff::Begun(text.into());
+                self.put_off = PutOff::Begun(String::from_utf8_lossy(text).into());
                 self.answer_control(header, "BEGIN");
             }
             (PutOff::Begun(_), Some(Control::Commit)) => self.end_put_off(header, "COMMIT"),
             (PutOff::Begun(_) | PutOff::Failed, Some(Control::Commit | Control::Rollback)) => {
                 self.end_put_off(header, "ROLLBACK");
             }
-            (PutOff::Failed, _) => self.refuse(&is_aborted()),
+            (PutOff::Failed, _) => self.refuse(&Error::aborted_transaction()),
             _ => return false,
         }
         true
@@ -109,11 +108,4 @@ impl Session {
         self.put_off = PutOff::Nothing;
         Ok(())
     }
-}
-
-/// 25P02, as PostgreSQL says it.
-#[cold]
-fn is_aborted() -> Error {
-    let message = "current transaction is aborted, commands ignored until end of transaction block";
-    Error::new(Side::Client, SqlState::IN_FAILED_SQL_TRANSACTION, message)
 }
