@@ -1,8 +1,7 @@
-//! What a connection has received and nobody has used yet. The memory is lent from a small per-thread store while bytes
+//! What a connection has received and nobody has used yet: first what was passed, then what is unseen. The memory is lent from a small per-thread store while bytes
 //! are under way and given back when a connection goes idle, so that an idle client costs none.
 
 use std::cell::RefCell;
-use std::ops::{Deref, DerefMut};
 
 /// Bytes of a lent buffer: a TLS record, and enough for one system call per 16 KiB of a large result.
 pub(super) const SIZE: usize = 16 * 1024;
@@ -22,18 +21,57 @@ thread_local! {
 pub(super) struct Buffer {
     /// Empty: no memory is held.
     memory: Box<[u8]>,
+    /// Where what was passed begins,
     start: usize,
+    /// where what is unseen does,
+    seen: usize,
+    /// and where it ends. All three are 0 when nothing is left.
     end: usize,
 }
 
 impl Buffer {
-    /// Drops the first `n` bytes.
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.end == 0
+    }
+
+    /// What was passed.
+    #[inline]
+    pub(super) fn passed(&self) -> &[u8] {
+        self.memory.get(self.start..self.seen).unwrap_or_default()
+    }
+
+    #[inline]
+    pub(super) fn has_passed(&self) -> bool {
+        self.seen > self.start
+    }
+
+    /// What was not.
+    #[inline]
+    pub(super) fn unseen(&self) -> &[u8] {
+        self.memory.get(self.seen..self.end).unwrap_or_default()
+    }
+
+    #[inline]
+    pub(super) fn unseen_mut(&mut self) -> &mut [u8] {
+        self.memory.get_mut(self.seen..self.end).unwrap_or_default()
+    }
+
+    /// Passes the next `n` unseen bytes.
+    #[inline]
+    pub(super) fn pass(&mut self, n: usize) {
+        self.seen += n;
+        debug_assert!(self.seen <= self.end);
+    }
+
+    /// Drops the first `n` bytes, what was passed first.
     #[inline]
     pub(super) fn advance(&mut self, n: usize) {
-        debug_assert!(n <= self.len());
         self.start += n;
+        self.seen = self.seen.max(self.start);
+        debug_assert!(self.seen <= self.end);
         if self.start >= self.end {
-            (self.start, self.end) = (0, 0);
+            (self.start, self.seen, self.end) = (0, 0, 0);
         }
     }
 
@@ -58,22 +96,21 @@ impl Buffer {
     /// Moves what there is to the front, or, where that does not make enough room, to twice the memory.
     #[cold]
     fn make_room(&mut self) {
-        let len = self.len();
+        let len = self.end - self.start;
         if self.memory.len() - len >= ROOM {
             self.memory.copy_within(self.start..self.end, 0);
         } else {
             let mut larger = vec![0; 2 * self.memory.len()].into_boxed_slice();
-            larger[..len].copy_from_slice(self);
+            larger[..len].copy_from_slice(&self.memory[self.start..self.end]);
             self.memory = larger;
         }
-        (self.start, self.end) = (0, len);
+        (self.start, self.seen, self.end) = (0, self.seen - self.start, len);
     }
 
     /// Returns the memory if nothing is in it.
     #[inline]
     pub(super) fn give_back(&mut self) {
-        // Nothing is in it: the end goes back to the start then.
-        if self.end == 0 && !self.memory.is_empty() {
+        if self.is_empty() && !self.memory.is_empty() {
             give_back(std::mem::take(&mut self.memory));
         }
     }
@@ -85,21 +122,6 @@ impl Drop for Buffer {
         if !self.memory.is_empty() {
             give_back(std::mem::take(&mut self.memory));
         }
-    }
-}
-
-impl Deref for Buffer {
-    type Target = [u8];
-
-    #[inline]
-    fn deref(&self) -> &[u8] {
-        self.memory.get(self.start..self.end).unwrap_or_default()
-    }
-}
-
-impl DerefMut for Buffer {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        self.memory.get_mut(self.start..self.end).unwrap_or_default()
     }
 }
 
@@ -143,7 +165,7 @@ mod tests {
             let more = 1000.min(bytes.len() - put);
             fill(&mut buffer, &bytes[put..put + more]);
             put += more;
-            assert_eq!(*buffer, bytes[taken..put]);
+            assert_eq!(buffer.unseen(), &bytes[taken..put]);
             let less = if put < 2 * SIZE { more } else { more / 2 };
             buffer.advance(less);
             taken += less;

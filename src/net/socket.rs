@@ -24,8 +24,6 @@ const OUTPUT: usize = 1024;
 pub struct Socket {
     io: Io,
     input: Buffer,
-    /// Bytes at the start of `input` that go to the other side verbatim.
-    passed: usize,
     output: BytesMut,
     /// TLS may hold bytes that were written.
     unflushed: bool,
@@ -40,7 +38,6 @@ impl Socket {
         Self {
             io,
             input: Buffer::default(),
-            passed: 0,
             output: BytesMut::new(),
             unflushed: false,
             sent: 0,
@@ -62,12 +59,12 @@ impl Socket {
     /// What was received and neither passed nor skipped.
     #[inline]
     pub fn unseen(&self) -> &[u8] {
-        self.input.get(self.passed..).unwrap_or_default()
+        self.input.unseen()
     }
 
     /// The same, to change it in place.
     pub fn unseen_mut(&mut self) -> &mut [u8] {
-        self.input.get_mut(self.passed..).unwrap_or_default()
+        self.input.unseen_mut()
     }
 
     /// Where to append what is to be sent.
@@ -105,14 +102,13 @@ impl Socket {
     /// Whether passed bytes still wait to be forwarded.
     #[inline]
     pub fn has_passed(&self) -> bool {
-        self.passed > 0
+        self.input.has_passed()
     }
 
     /// Marks the next `n` unseen bytes as passed.
     #[inline]
     pub fn pass(&mut self, n: usize) {
-        self.passed += n;
-        debug_assert!(self.passed <= self.input.len());
+        self.input.pass(n);
     }
 
     /// Drops the next `n` unseen bytes. What was passed before them must go to `to` first, to keep the order.
@@ -123,16 +119,17 @@ impl Socket {
 
     /// Copies what was passed to the end of `to`'s output, so that more can be appended behind it.
     pub fn join(&mut self, to: &mut Socket) {
-        if self.passed > 0 {
-            to.output().extend_from_slice(&self.input[..self.passed]);
-            self.input.advance(self.passed);
-            self.passed = 0;
+        let passed = self.input.passed();
+        if !passed.is_empty() {
+            to.output().extend_from_slice(passed);
+            let n = passed.len();
+            self.input.advance(n);
         }
     }
 
     /// Drops the next `n` unseen bytes of a socket that passes nothing.
     pub fn consume(&mut self, n: usize) {
-        debug_assert_eq!(self.passed, 0);
+        debug_assert!(!self.has_passed());
         self.input.advance(n);
     }
 
@@ -247,23 +244,19 @@ impl Socket {
 /// out.
 #[inline]
 pub fn poll_forward(from: &mut Socket, to: &mut Socket, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-    if from.passed == 0 && to.is_flushed() {
-        return Poll::Ready(Ok(()));
-    }
-    if from.passed > 0 {
-        if !to.output.is_empty() && from.passed <= JOIN {
+    if from.has_passed() {
+        if !to.output.is_empty() && from.input.passed().len() <= JOIN {
             from.join(to);
         }
         if !to.is_flushed() {
             ready!(to.poll_flush(cx))?;
         }
-        while from.passed > 0 {
-            let n = ready!(Pin::new(&mut to.io).poll_write(cx, &from.input[..from.passed]))?;
+        while from.has_passed() {
+            let n = ready!(Pin::new(&mut to.io).poll_write(cx, from.input.passed()))?;
             if n == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             from.input.advance(n);
-            from.passed -= n;
             to.sent += n as u64;
             to.unflushed = to.io.is_tls();
         }
