@@ -9,9 +9,19 @@ use std::sync::LazyLock;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use rustix::time::{ClockId, clock_gettime};
 use tokio::time::Sleep;
 
-static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+/// When the process began to look at the clock, by `Instant` and by what [`clock`] says.
+static START: LazyLock<(Instant, u64)> = LazyLock::new(|| (Instant::now(), clock()));
+
+/// The clock of `Instant`, as one number of nanoseconds: that computes with seconds and nanoseconds, and checks each.
+#[inline]
+fn clock() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    // Both are positive, and the sum is good for 584 years.
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
 
 /// A moment: nanoseconds since the process began to look at the clock, and one, so that none costs no room besides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,13 +38,13 @@ impl Moment {
     /// Now.
     #[inline]
     pub fn now() -> Self {
-        // For 584 years.
-        Self(NonZeroU64::MIN.saturating_add(START.elapsed().as_nanos() as u64))
+        let start = START.1;
+        Self(NonZeroU64::MIN.saturating_add(clock().saturating_sub(start)))
     }
 
     /// The same for those who measure by `Instant`.
     pub fn instant(self) -> Instant {
-        *START + Duration::from_nanos(self.nanos())
+        START.0 + Duration::from_nanos(self.nanos())
     }
 
     /// Nanoseconds since the clock began.

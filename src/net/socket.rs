@@ -35,14 +35,7 @@ pub struct Socket {
 impl Socket {
     /// A connection with nothing received and nothing to send.
     pub fn new(io: Io) -> Self {
-        Self {
-            io,
-            input: Buffer::default(),
-            output: BytesMut::new(),
-            unflushed: false,
-            sent: 0,
-            received: 0,
-        }
+        Self { io, input: Buffer::default(), output: BytesMut::new(), unflushed: false, sent: 0, received: 0 }
     }
 
     /// The transport.

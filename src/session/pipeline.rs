@@ -118,12 +118,15 @@ pub(super) struct Pipeline {
     own_unnamed: u32,
     /// How many of them we say ourselves.
     said: u32,
+    /// How many are answered by more than one message to us.
+    own: u32,
     /// A batch has ended behind it, so that it may be skipped while what follows is not.
     unnamed_hangs: bool,
 }
 
 impl Pipeline {
-    #[inline]
+    // Nearly all who call it know what they await: then it is a few instructions.
+    #[inline(always)]
     pub(super) fn push(&mut self, expect: Expect) {
         match &expect {
             Expect::Sync => {
@@ -135,7 +138,12 @@ impl Pipeline {
                 self.queries += 1;
                 self.unnamed_hangs = true;
             }
-            Expect::Parse(Parsed::Named(..)) | Expect::OwnParse(_) | Expect::OwnRun(..) => self.parses += 1,
+            Expect::Parse(Parsed::Named(..)) | Expect::OwnParse(_) => self.parses += 1,
+            Expect::OwnRun(..) => {
+                self.parses += 1;
+                self.own += 1;
+            }
+            Expect::Prefix | Expect::Failing | Expect::OwnTry(_) => self.own += 1,
             Expect::Parse(Parsed::Unnamed(unnamed)) => {
                 self.unnamed = Some(LastUnnamed::Parse(unnamed.version));
                 self.unnamed_hangs = false;
@@ -152,7 +160,7 @@ impl Pipeline {
             _ => {}
         }
         if self.queue.capacity() == 0 {
-            self.queue = SPARE.with_borrow_mut(Vec::pop).unwrap_or_else(|| VecDeque::with_capacity(USUAL));
+            self.queue = lend();
         }
         self.queue.push_back(expect);
     }
@@ -172,7 +180,12 @@ impl Pipeline {
                 self.ends -= 1;
                 self.queries -= 1;
             }
-            Expect::Parse(Parsed::Named(..)) | Expect::OwnParse(_) | Expect::OwnRun(..) => self.parses -= 1,
+            Expect::Parse(Parsed::Named(..)) | Expect::OwnParse(_) => self.parses -= 1,
+            Expect::OwnRun(..) => {
+                self.parses -= 1;
+                self.own -= 1;
+            }
+            Expect::Prefix | Expect::Failing | Expect::OwnTry(_) => self.own -= 1,
             Expect::Parse(Parsed::Unnamed(unnamed)) if self.parses_unnamed(unnamed.version) => self.unnamed = None,
             Expect::OwnUnnamed(_) | Expect::OwnClose(0) => self.own_unnamed -= 1,
             Expect::SayParsed(_) | Expect::SayClosed(_) => self.said -= 1,
@@ -206,7 +219,8 @@ impl Pipeline {
     /// Whether what comes next is the answer to a message of the client's own.
     #[inline]
     pub(super) fn is_the_clients(&self) -> bool {
-        !matches!(self.front(), Some(Expect::Prefix | Expect::Failing | Expect::OwnRun(..) | Expect::OwnTry(_)))
+        self.own == 0
+            || !matches!(self.front(), Some(Expect::Prefix | Expect::Failing | Expect::OwnRun(..) | Expect::OwnTry(_)))
     }
 
     #[inline]
@@ -335,6 +349,10 @@ impl Pipeline {
             });
         }
     }
+}
+
+fn lend() -> VecDeque<Expect> {
+    SPARE.with_borrow_mut(Vec::pop).unwrap_or_else(|| VecDeque::with_capacity(USUAL))
 }
 
 #[cfg(test)]

@@ -105,11 +105,8 @@ impl Session {
 
     #[inline]
     fn take_reply(&mut self, header: Header, now: usize, lease: &mut Backend) -> Result<Fate, Lost> {
-        match self.pipeline.front() {
-            Some(Expect::Prefix | Expect::Failing) => return self.take_prefix_reply(header, now, lease),
-            Some(Expect::OwnRun(..)) => return Ok(self.take_run_reply(header, now, lease)),
-            Some(&Expect::OwnTry(id)) => return self.take_try_reply(id, header, now, lease),
-            _ => {}
+        if !self.pipeline.is_the_clients() {
+            return self.take_own_reply(header, now, lease);
         }
         match header.tag {
             tag::DATA_ROW | tag::COPY_DATA => {}
@@ -176,6 +173,15 @@ impl Session {
             unknown => return Err(confused(&format!("message of type 0x{unknown:02x}"))),
         }
         Ok(Fate::Pass)
+    }
+
+    /// Part of the answer to what the client did not ask.
+    fn take_own_reply(&mut self, header: Header, now: usize, lease: &mut Backend) -> Result<Fate, Lost> {
+        match self.pipeline.front() {
+            Some(Expect::OwnRun(..)) => Ok(self.take_run_reply(header, now, lease)),
+            Some(&Expect::OwnTry(id)) => self.take_try_reply(id, header, now, lease),
+            _ => self.take_prefix_reply(header, now, lease),
+        }
     }
 
     /// A parameter that was reset to the server's value while the client has one by its login, which will be put in force

@@ -45,13 +45,12 @@ class Bench:
             sys.exit(f"pgbench through {self.server.name} ended:\n{self.output.read()}")
 
     def slice(self, seconds, wait=time.sleep):
-        """Runs for a while, noting when that was and what it cost the server. `wait`: what is done meanwhile; it may tell
-        from when to when the transactions count."""
+        """Runs for a while, noting when that was and what it cost the server. `wait`: what is done meanwhile."""
         self.process.send_signal(signal.SIGCONT)
         time.sleep(SETTLING)
         cpu, start = self.server.cpu(), time.time()
-        within = wait(seconds)
-        self.slices.append((*(within or (start, time.time())), self.server.cpu() - cpu))
+        wait(seconds)
+        self.slices.append((start, time.time(), self.server.cpu() - cpu))
         self.check()
         self.process.send_signal(signal.SIGSTOP)
 

@@ -16,8 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 USER, PASSWORD, DATABASE = "app", "correct-horse-17-battery", "app"
 BACKENDS = 20
-# 20 of each pooler, and 64 of a pooler in session mode and of pgbench itself.
-MAX_CONNECTIONS = 200
+# 20 of each pooler, 64 of one in session mode and of each HAProxy, and what pgbench itself wants.
+MAX_CONNECTIONS = 300
 
 
 def say(text):
@@ -213,13 +213,13 @@ class Lab(contextlib.ExitStack):
         binary = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
         return self._start(name, unprivileged(binary, ini), port)
 
-    def haproxy(self, name="haproxy"):
+    def haproxy(self, name="haproxy", threads=1):
         """Debian's HAProxy as a relay that does not look at a byte. One thread, as PgBouncer has, and
-        pgfunnel by default."""
+        pgfunnel by default; as many as the workers of a pgfunnel with more."""
         port = free_port()
         config = self.dir / f"{name}.cfg"
         config.write_text(
-            "global\n  nbthread 1\n  maxconn 5000\ndefaults\n  mode tcp\n  timeout connect 10s\n  timeout client 1h\n"
+            f"global\n  nbthread {threads}\n  maxconn 5000\ndefaults\n  mode tcp\n  timeout connect 10s\n  timeout client 1h\n"
             f"  timeout server 1h\nlisten postgres\n  bind 127.0.0.1:{port}\n  server one 127.0.0.1:{self.port}\n"
         )
         binary = shutil.which("haproxy") or "/usr/sbin/haproxy"

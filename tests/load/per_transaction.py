@@ -4,7 +4,6 @@ what came of it to the table."""
 import math
 import re
 import subprocess
-import time
 
 import instructions
 import stream
@@ -33,22 +32,29 @@ def cpu(table, quick):
     with Lab() as lab:
         lab.fill()
         one, two = lab.pgfunnel(worker_threads=1), lab.pgfunnel("2 workers", worker_threads=2)
-        relay, transaction = lab.haproxy(), lab.pgbouncer()
+        relay, relays, transaction = lab.haproxy(), lab.haproxy("haproxy2", threads=2), lab.pgbouncer()
         session = lab.pgbouncer("session", mode="session", backends=64)
         for mode in MODES:
             # PgBouncer 1.18 has prepared statements only in session mode.
             bouncer = session if mode == "prepared" else transaction
             for clients in [16] if quick else [16, 64]:
                 say(f"cpu: {mode}, {clients} clients")
-                slices = take_turns(lab, [one, two, relay, bouncer], mode, clients, rounds, SLICE)
+                servers = {
+                    one: "pgfunnel, 1 worker",
+                    two: "pgfunnel, 2 workers",
+                    relay: "HAProxy, 1 thread",
+                    relays: "HAProxy, 2 threads",
+                    bouncer: "PgBouncer",
+                }
+                slices = take_turns(lab, list(servers), mode, clients, rounds, SLICE)
                 title = f"CPU per transaction, {mode}, {clients} clients"
-                labels = {one: "pgfunnel, 1 worker", two: "pgfunnel, 2 workers", relay: "HAProxy", bouncer: "PgBouncer"}
-                for server, label in labels.items():
+                for server, label in servers.items():
                     table.bar(f"{title} (us)", label, median([slice.cost for slice in slices[server.name]]))
-                for server, workers in [(one, "1 worker"), (two, "2 workers")]:
+                for server, peer, workers in [(one, relay, "1 worker"), (two, relays, "2 workers")]:
                     who = f"{title}, {workers}"
-                    table.at_most(f"{who}: of HAProxy's", ratios(slices, server.name, relay.name), 1.0)
-                    goal = None if mode == "prepared" else 0.9
+                    table.at_most(f"{who}: of HAProxy's, as many threads", ratios(slices, server.name, peer.name), 1.0)
+                    # PgBouncer has one thread.
+                    goal = 0.9 if server is one and bouncer is transaction else None
                     table.at_most(f"{who}: of PgBouncer's", ratios(slices, server.name, bouncer.name), goal)
                 if mode == "simple":
                     throughput(table, slices, clients, bouncer.name)
@@ -112,40 +118,34 @@ def calls(table, quick):
             found = {}
             for server in (funnel, two, bouncer):
                 say(f"calls: {clients} clients, {server.name}")
-                bench, counted = Bench(lab, server, "simple", clients), []
-
-                def meanwhile(_):
-                    calls, start, end = count(server.pid, seconds)
-                    counted.append(calls / (end - start))
-                    return start, end
-
+                bench, found[server] = Bench(lab, server, "simple", clients), []
                 for _ in range(3):
-                    bench.slice(0, meanwhile)
-                found[server] = [calls / slice.rate for calls, slice in zip(counted, bench.results()) if slice.rate]
+                    bench.slice(0, lambda _: found[server].append(count(server.pid, seconds)))
+                bench.results()
             title, note = f"system calls per transaction, {crowd(clients)}", f"; PgBouncer {median(found[bouncer]):.2f}"
             table.at_most(f"{title}, 1 worker ({how})", found[funnel], goal, note=note)
             table.at_most(f"{title}, 2 workers", found[two], goal)
 
 
 def counter(lab):
-    """What counts system calls, and tells from when to when it did, and its name: perf, which hardly slows the process down, where the kernel
-    allows it, else strace, under which everybody waits for the proxy, so that it finds more work at each wake-up."""
-
-    perf = ["perf", "stat", "-x", ",", "-e", "raw_syscalls:sys_enter"]
+    """What counts system calls per transaction, and its name: perf, which hardly slows the process down, where the kernel
+    allows it, else strace, under which everybody waits for the proxy, so that it finds more work at each wake-up.
+    Transactions are counted by their sends, two each: the query's and the answer's, none of which can be joined with
+    another's. So both are of the same moments exactly."""
+    perf = ["perf", "stat", "-x", ",", "-e", "raw_syscalls:sys_enter,syscalls:sys_enter_sendto"]
 
     def by_perf(pid, seconds):
-        # The time is told from within: perf itself takes a while to start and to end.
-        command = [*perf, "-p", str(pid), "--", "sh", "-c", f"date +%s.%N; sleep {seconds}; date +%s.%N"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        return int(re.search(r"^(\d+),", done.stderr, re.MULTILINE)[1]), *map(float, done.stdout.split())
+        done = subprocess.run([*perf, "-p", str(pid), "--", "sleep", str(seconds)], capture_output=True, text=True, check=True)
+        calls, sends = (int(number) for number in re.findall(r"^(\d+),", done.stderr, re.MULTILINE))
+        return 2 * calls / sends
 
     def by_strace(pid, seconds):
-        out, start = lab.dir / "strace", time.time()
+        out = lab.dir / "strace"
         subprocess.run(
             ["timeout", "-s", "INT", str(seconds), "strace", "-f", "-qq", "-c", "-o", out, "-p", str(pid)], capture_output=True
         )
-        calls = re.search(r"^\s*100\.00\s+\S+\s+\S+\s+(\d+).*total$", out.read_text(), re.MULTILINE)[1]
-        return int(calls), start, start + seconds
+        counts = {line.split()[-1]: int(line.split()[3]) for line in out.read_text().splitlines() if line[:8].strip()[:1].isdigit()}
+        return 2 * counts["total"] / counts["sendto"]
 
     try:
         subprocess.run([*perf, "true"], capture_output=True, check=True)

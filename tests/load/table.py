@@ -28,12 +28,13 @@ class Table:
             self.missed.append(measure)
 
     def at_most(self, measure, values, goal, note=""):
-        """A row of a figure that was measured several times, of which the median counts; `goal` may be `None`."""
-        wanted, kept = ("", None) if goal is None else (f"<= {goal:.2f}", median(values) <= goal)
+        """A row of a figure that was measured several times, of which the median counts, as it is shown; `goal` may be
+        `None`."""
+        wanted, kept = ("", None) if goal is None else (f"<= {goal:.2f}", round(median(values), 2) <= goal)
         self.add(measure, middle(values) + note, wanted, kept)
 
     def at_least(self, measure, values, goal, note=""):
-        self.add(measure, middle(values) + note, f">= {goal:.2f}", median(values) >= goal)
+        self.add(measure, middle(values) + note, f">= {goal:.2f}", round(median(values), 2) >= goal)
 
     def against(self, measure, ours, theirs, name, form="{:.2f}"):
         """A row of a figure that is to be no worse than somebody else's."""
