@@ -265,3 +265,37 @@ fn a_client_that_never_reads_costs_nothing() -> Result {
     })?;
     unharmed(&cluster, &mut proxy, memory)
 }
+
+#[test]
+fn a_client_with_thousands_of_parameters_stays_with_its_backend() -> Result {
+    let (_cluster, proxy) = setup()?;
+    let pins = || proxy.metric("pgfunnel_pins_total", &[]);
+    // Some at a time: a text with more than 64 of them is not looked through.
+    let set = |wire: &mut Wire, count: usize| -> Result {
+        wire.value("begin; select 1")?;
+        for first in (0..count).step_by(50) {
+            let sets = (first..first + 50).map(|n| format!("set app.v{n} = '{n}';")).collect::<String>();
+            assert!(wire.query(&sets)?.errors().is_empty());
+        }
+        assert!(wire.query("commit")?.errors().is_empty());
+        Ok(())
+    };
+    let look =
+        |wire: &mut Wire, name: &str| wire.value(&format!("select coalesce(current_setting('{name}', true), '')"));
+    let (mut few, mut many) = (proxy.target().connect()?, proxy.target().connect()?);
+    set(&mut few, 900)?;
+    assert_eq!((look(&mut few, "app.v899")?, pins()?), ("899".to_owned(), 0.0));
+    set(&mut many, 5_000)?;
+    eventually("asking for all of them would take longer each time", || Ok(pins()? == 1.0))?;
+    let mut other = proxy.target().connect()?;
+    for _ in 0..3 {
+        assert_eq!(look(&mut many, "app.v4999")?, "4999");
+        assert_eq!(look(&mut few, "app.v899")?, "899");
+        assert_eq!(look(&mut other, "app.v4999")? + &look(&mut other, "app.v899")?, "", "another's");
+    }
+    // And a text of nothing but names, which nobody may have to wait for.
+    let names: String = (0..90_000).map(|n| format!("a{n}.b ")).collect();
+    many.query(&format!("select set_config('app.v0', '0', false) /* {names} */"))?;
+    drop(many);
+    eventually("nothing of it is left", || Ok(look(&mut other, "app.v4999")?.is_empty()))
+}

@@ -2,6 +2,7 @@
 //! is asked of the backend when the transaction is over and before the backend is given back: rolled back, in a
 //! savepoint, `SET LOCAL`, in a function, it comes out right.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Session;
@@ -14,6 +15,10 @@ use crate::pool::{Lease, Outcome};
 use crate::track::params::Change;
 use crate::track::{Effects, PinReason, effects, names};
 use crate::wire::backend::{Status, put_parameter_status};
+
+/// Names of custom parameters that are asked for: a client with more in one transaction stays with its backend. Where
+/// nothing is ever asked (`pool_mode = "session"`) nothing else ends them.
+const MOST_NAMES: usize = 1_000;
 
 /// What must be asked of the backend when the transaction is over.
 #[derive(Debug, Default)]
@@ -40,7 +45,7 @@ pub(super) struct Open {
 #[derive(Debug, Default)]
 pub(super) struct Details {
     /// Custom parameters that a text has named.
-    names: Vec<String>,
+    names: BTreeSet<String>,
     /// The transaction was this text alone, and what it comes to depends on nothing else.
     pure: Option<Arc<[u8]>>,
     /// Parameters whose change the client was not told, since it will not hold, and what it takes them to be.
@@ -61,14 +66,13 @@ impl Open {
         self.details.get_or_insert_default()
     }
 
-    /// A text has named these. Each is kept once: with `pool_mode = "session"` nothing is ever asked.
-    fn name(&mut self, names: impl IntoIterator<Item = String>) {
-        for name in names {
+    /// A text has named these. `false`: they are too many.
+    #[must_use]
+    fn name(&mut self, names: impl IntoIterator<Item = String>) -> bool {
+        names.into_iter().all(|name| {
             let known = &mut self.details().names;
-            if !known.contains(&name) {
-                known.push(name);
-            }
-        }
+            known.contains(&name) || known.len() < MOST_NAMES && known.insert(name)
+        })
     }
 
     /// What the client takes a parameter to be whose change it was not told.
@@ -118,17 +122,16 @@ impl Session {
         }
         let mut effects = effects;
         if effects.any(Effects::PARAMETERS | Effects::CODE) {
-            match names::custom(text, effects.any(Effects::CODE)) {
-                Some(names) => self.open.name(names),
-                None if effects.any(Effects::CODE) => effects.add(PinReason::Hidden.effect()),
-                None => effects.add(PinReason::Set.effect()),
+            let is_code = effects.any(Effects::CODE);
+            if names::custom(text, is_code).is_none_or(|names| !self.open.name(names)) {
+                effects.add(if is_code { PinReason::Hidden.effect() } else { PinReason::Set.effect() });
             }
             self.open.asks.add(Effects::PARAMETERS);
             self.open.resets |= effects.any(Effects::RESETS);
             self.open.resetting |= effects.any(Effects::RESETS);
         }
-        if effects::contains(text, b"set_config") {
-            self.open.name(names::dotted(text));
+        if effects::contains(text, b"set_config") && !self.open.name(names::dotted(text)) {
+            effects.add(PinReason::Set.effect());
         }
         if effects.any(Effects::SUSPECT) {
             self.open.asks.add(Effects::PARAMETERS | Effects::ENDS);
@@ -203,8 +206,7 @@ impl Session {
             names.extend(self.pool.hidden_names());
         }
         names.extend(self.params.settings.iter().map(|(name, _)| name.to_owned()).filter(|name| name.contains('.')));
-        names.sort();
-        names.dedup();
+        let names: Vec<String> = names.into_iter().collect();
         let mut carried = match lease.carried(&names, open.asks.any(Effects::ENDS)).await {
             Ok(carried) => carried,
             Err(AskError::Refused(error)) => {

@@ -1,33 +1,33 @@
 //! Names of parameters in a text. Custom ones (`app.tenant`) are in no catalogue view, so they must be known to be asked
 //! for; all others are told by `pg_settings`.
 
+use std::collections::BTreeSet;
+
 /// Names looked for in one text; with more, the text is too odd to be understood.
 const MOST: usize = 64;
 
 /// Every dotted name in a text, wherever it stands (as a word, within a string, within the body of a `DO`), in lower
-/// case as PostgreSQL compares them. `runs`: it has code in it, and not only statements. `None`: too many, or a name that
+/// case as PostgreSQL compares them, once. `runs`: it has code in it, and not only statements. `None`: too many, or a name that
 /// is not in the text.
-pub fn custom(text: &[u8], runs: bool) -> Option<Vec<String>> {
+pub fn custom(text: &[u8], runs: bool) -> Option<BTreeSet<String>> {
     if has_unnamed(text, runs) {
         return None;
     }
-    Some(dotted(text)).filter(|names| names.len() <= MOST)
-}
-
-/// The same, however many there are.
-pub fn dotted(text: &[u8]) -> Vec<String> {
-    let mut names: Vec<String> = Vec::new();
-    for run in text.split(|byte| !(is_name(*byte) || *byte == b'.')) {
-        let dotted = run.split(|byte| *byte == b'.').count() > 1 && run.split(|byte| *byte == b'.').all(is_identifier);
-        if !dotted {
-            continue;
-        }
-        let name = String::from_utf8_lossy(run).to_ascii_lowercase();
-        if !names.contains(&name) {
-            names.push(name);
+    let mut names = BTreeSet::new();
+    for name in dotted(text) {
+        names.insert(name);
+        if names.len() > MOST {
+            return None;
         }
     }
-    names
+    Some(names)
+}
+
+/// The same, each as often as it stands there, and however many there are.
+pub fn dotted(text: &[u8]) -> impl Iterator<Item = String> {
+    let words = text.split(|byte| !(is_name(*byte) || *byte == b'.'));
+    let dotted = words.filter(|word| word.contains(&b'.') && word.split(|byte| *byte == b'.').all(is_identifier));
+    dotted.map(|word| String::from_utf8_lossy(word).to_ascii_lowercase())
 }
 
 /// Whether it has a `set_config` whose first argument is not a plain string, or SQL that is put together as it runs.
@@ -83,7 +83,8 @@ mod tests {
 
     #[test]
     fn finds_names_wherever_they_stand() {
-        let found = |sql: &str| custom(sql.as_bytes(), true).map(|names| names.join(" "));
+        let found =
+            |sql: &str| custom(sql.as_bytes(), true).map(|names| names.into_iter().collect::<Vec<_>>().join(" "));
         assert_eq!(found("set App.Tenant = 'x.y'"), Some("app.tenant x.y".into()));
         assert_eq!(found("select set_config('app.tenant', $1, false)"), Some("app.tenant".into()));
         assert_eq!(found("do $$begin perform set_config('a.b', '1', false); end$$"), Some("a.b".into()));
