@@ -57,6 +57,7 @@ def main():
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; default: all")
     parser.add_argument("--quick", action="store_true", help="fewer rounds and clients, for a look")
     parser.add_argument("--strict", action="store_true", help="exit 1 if a goal is missed")
+    parser.add_argument("--plain", action="store_true", help="what cargo build --release makes, instead of deploy/build.sh")
     args = parser.parse_args()
     unknown = set(args.rows) - set(ROWS)
     if unknown:
