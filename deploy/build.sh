@@ -10,7 +10,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$root/deploy/needs.sh"
 cd "$root"
 readonly out=target/pgo/pgfunnel
-readonly made_of=(Cargo.toml Cargo.lock src deploy/build.sh tests/load/train.py)
+readonly made_of=(Cargo.toml Cargo.lock src config deploy/build.sh tests/load/train.py)
 
 main() {
   if [[ -x $out && -z $(find "${made_of[@]}" -newer "$out" -print -quit) ]]; then return; fi

@@ -1,4 +1,5 @@
 //! Spans for an OpenTelemetry collector: of the caller's trace, below its span, and never at a client's expense.
+#![cfg(feature = "otlp")]
 
 mod common;
 

@@ -43,6 +43,7 @@ main() {
       check lints cargo clippy --all-targets --all-features --locked --quiet -- -D warnings
       check_with cargo-deny licences cargo deny --all-features check licenses bans sources
       check Dockerfile "$tools/python/bin/hadolint" deploy/Dockerfile
+      check 'what the image is built from' check_image_parts
       check monitoring "$promtool" check config deploy/monitoring/prometheus.yml
       check alerts "$promtool" test rules deploy/monitoring/*.test.yml
       check_with systemd-analyze pgfunnel.service verify_unit deploy/pgfunnel.service
@@ -127,6 +128,19 @@ test_with_postgres() {
   set_runner
   PGFUNNEL_TEST_PGBIN=${!bin} limited "${runner[@]}" "${files[@]}"
 }
+
+# The image is built from what its Dockerfile copies, if .dockerignore lets it through: cargo must need nothing else.
+check_image_parts() (
+  mapfile -t parts < <(sed -n '/ AS build$/,/^RUN/ s/^COPY \(.*\) .*/\1/p' deploy/Dockerfile | tr ' ' '\n')
+  copy=$(mktemp -d)
+  trap 'rm -rf "$copy"' EXIT
+  for part in "${parts[@]}"; do
+    grep --quiet --line-regexp "!$part" .dockerignore || { say ".dockerignore keeps $part out" && exit 1; }
+  done
+  cp --recursive --parents "${parts[@]}" "$copy"
+  CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target} \
+    cargo check --locked --quiet --bin pgfunnel --manifest-path "$copy/Cargo.toml"
+)
 
 # limited COMMAND…: ends it when the time is up.
 limited() {
