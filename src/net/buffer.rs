@@ -1,5 +1,6 @@
-//! What a connection has received and nobody has used yet: first what was passed, then what is unseen. The memory is lent from a small per-thread store while bytes
-//! are under way and given back when a connection goes idle, so that an idle client costs none.
+//! What a connection has received and nobody has used yet: first what was passed, then what is unseen. The memory is lent
+//! from a small per-thread store while bytes are under way and given back when a connection goes idle, so that an idle
+//! client costs none.
 
 use std::cell::RefCell;
 
