@@ -1,8 +1,9 @@
 //! The admin console, read as tables.
 
 use std::collections::HashMap;
+use std::thread::JoinHandle;
 
-use super::{APP, Config, PASSWORD, Proxy, Result, Say, Target, Wire};
+use super::{APP, Config, Failure, PASSWORD, Proxy, Result, Say, Target, Wire};
 
 /// A row by column.
 pub type Row = HashMap<String, String>;
@@ -59,4 +60,18 @@ impl Wire {
             None => Ok(()),
         }
     }
+}
+
+/// Says a command in the background; the thread ends when it is answered.
+pub fn later(target: &Target, command: &'static str) -> JoinHandle<std::result::Result<(), String>> {
+    let target = target.clone();
+    std::thread::spawn(move || {
+        let said = || target.connect()?.order(command);
+        said().map_err(|error: Failure| format!("{error:?}"))
+    })
+}
+
+/// Waits until it is answered.
+pub fn answered(said: JoinHandle<std::result::Result<(), String>>) -> Result {
+    Ok(said.join().map_err(|_| "it panicked")??)
 }

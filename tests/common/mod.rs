@@ -22,6 +22,7 @@ mod wait;
 mod wire;
 
 pub use cluster::{APP, Cluster, PASSWORD, Settings};
+pub use console::{answered, later};
 pub use exposition::exposition;
 pub use failure::{Failure, Result};
 pub use fake::{Conversation, Fake, reply};
