@@ -43,9 +43,7 @@ build() {
 install_missing() {
   local packages=()
   need_postgres
-  need cc build-essential
-  need make build-essential
-  need setpriv util-linux
+  need_tools
   need python3 python3
   need openssl openssl
   ((${#packages[@]} == 0)) || install "${packages[@]}"

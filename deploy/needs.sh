@@ -57,6 +57,13 @@ find_postgres() {
   return 1
 }
 
+# What all of it needs beside PostgreSQL and Rust: a C compiler for libraries, and a way to be another user.
+need_tools() {
+  need cc build-essential
+  need make build-essential
+  need setpriv util-linux
+}
+
 need_postgres() {
   find_postgres && return
   can_install postgresql

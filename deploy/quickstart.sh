@@ -51,9 +51,7 @@ main() {
 install_missing() {
   local packages=()
   need_postgres
-  need cc build-essential
-  need make build-essential
-  need setpriv util-linux
+  need_tools
   ((${#packages[@]} == 0)) || install "${packages[@]}"
   need_rust
 }

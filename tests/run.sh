@@ -180,9 +180,7 @@ show_quickstart() {
 install_missing() {
   local packages=()
   need_postgres
-  need cc build-essential
-  need make build-essential
-  need setpriv util-linux
+  need_tools
   need pgbouncer pgbouncer
   need valgrind valgrind
   need node nodejs
