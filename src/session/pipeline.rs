@@ -118,7 +118,7 @@ pub(super) struct Pipeline {
     own_unnamed: u32,
     /// How many of them we say ourselves.
     said: u32,
-    /// How many are answered by more than one message to us.
+    /// How many are ours and may be answered by several messages: those that the client's own are told from.
     own: u32,
     /// A batch has ended behind it, so that it may be skipped while what follows is not.
     unnamed_hangs: bool,

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 const MOST: usize = 64;
 
 /// Every dotted name in a text, wherever it stands (as a word, within a string, within the body of a `DO`), in lower
-/// case as PostgreSQL compares them, once. `runs`: it has code in it, and not only statements. `None`: too many, or a name that
-/// is not in the text.
+/// case as PostgreSQL compares them, once. `runs`: it has code in it, and not only statements. `None`: too many, or a
+/// name that is not in the text.
 pub fn custom(text: &[u8], runs: bool) -> Option<BTreeSet<String>> {
     if has_unnamed(text, runs) {
         return None;
