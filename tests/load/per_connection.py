@@ -7,7 +7,7 @@ import urllib.request
 
 import fair
 from lab import BACKENDS, Lab, free_port, say
-from memory import measure
+from memory import GIVEN_BACK, KIB, measure
 from roundtrips import count_round_trips
 from storm import storm
 from table import median
@@ -76,13 +76,11 @@ def idle(table, quick):
             server = lab.pgfunnel(tls=tls, max_clients=count + 100)
             # With TLS half of them: a Python client takes its time for a handshake.
             clients = count // 2 if tls else count
-            before, full, after = measure(server, clients, tls)
-        each, kept = (full - before) / clients / 1024, (after - before) / (full - before)
+            each, given_back, left = measure(server, clients, tls)
         who = f"{clients:,} idle clients, {'TLS' if tls else 'plain'}"
-        table.add(f"{who}: memory of each (PSS)", f"{each:.2f} KiB", f"<= {goal} KiB", each <= goal)
-        # An allocator keeps some pages of which a part is in use.
-        figure = f"{1 - kept:.0%} ({(after - before) / 2**20:+.1f} MiB are left)"
-        table.add(f"{who}: given back when they have left", figure, ">= 90%", kept <= 0.1)
+        table.add(f"{who}: memory of each (PSS)", f"{each / KIB:.2f} KiB", f"<= {goal} KiB", each <= goal * KIB)
+        figure = f"{given_back:.0%} ({left / KIB / KIB:+.1f} MiB are left)"
+        table.add(f"{who}: given back when they have left", figure, ">= 90%", given_back >= GIVEN_BACK)
 
 
 def fairness(table, quick):
