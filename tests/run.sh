@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Everything that must hold, on a bare Debian machine, in one command; installs what is missing.
 #
-#   tests/run.sh               formatting, lints, licences, deploy/, every test (drivers, PostgreSQL 15 to 18), and
-#                              whether a transaction costs more instructions than before
+#   tests/run.sh               formatting, lints, licences, deploy/, every test (drivers, PostgreSQL 15 to 18), whether a
+#                              transaction costs more instructions than before, and what an idle client takes
 #   tests/run.sh fast [TEST…]  the inner loop: formatting, lints, unit tests, and the named files of tests/
 #
 # What tests need besides Debian's packages lies outside the source tree, in PGFUNNEL_TEST_TOOLS (by default a
@@ -55,6 +55,7 @@ main() {
       # Last, since it builds a release.
       check quickstart show_quickstart
       check 'instructions per transaction' limited python3 tests/load/instructions.py --check
+      check 'memory of idle clients' limited python3 tests/load/memory.py --only pgfunnel --clients 3000
       ;;
     fast)
       shift
