@@ -21,7 +21,7 @@ readonly NODE_PACKAGES=('pg@8' 'pg-cursor@2' 'pg-copy-streams@7' 'postgres@3'
 # PostgreSQL's own versions besides Debian's; that publisher has only prerelease numbers for released versions.
 readonly POSTGRES_16=16.14.0-beta.17 POSTGRES_17=17.10.0-beta.17 POSTGRES_18=18.4.0-beta.17
 # Files of tests/ that learn nothing from another PostgreSQL: there is none in them, or it plays no part.
-readonly ANY_POSTGRES='config harness hostile_backend hostile_input hostile_login proxy_protocol quick_start readme
+readonly ANY_POSTGRES='config file_descriptors harness hostile_backend hostile_input hostile_login proxy_protocol quick_start readme
   cloudwatch console console_orders console_pause log_secrets logs monitoring otlp page proof storm timeouts versions'
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
