@@ -215,6 +215,14 @@ impl Backend {
         Ok(())
     }
 
+    /// Takes all settings back, and waits for that: a limit among them may end it, and with it nobody's statement. On
+    /// failure the backend is marked broken.
+    pub async fn reset_settings(&mut self) {
+        let put = self.put_settings(&Change { reset: true, set: Vec::new() });
+        self.broken |= put.is_err() || self.collect().await.is_err();
+        self.params = Some(Arc::default());
+    }
+
     /// Appends what takes away whatever a session may hold that its owner's statements did not show, but prepared
     /// statements: in two steps, so that no time limit of that owner bears on the second. The unnamed statement goes, too.
     ///

@@ -143,6 +143,12 @@ impl Backend {
         }
     }
 
+    /// Whether PostgreSQL would end it for being idle, because its last owner wanted that for itself.
+    #[inline]
+    pub fn limits_idleness(&self) -> bool {
+        self.params.as_ref().is_some_and(|params| params.limits_idleness)
+    }
+
     /// Notes the ParameterStatus that is next to be seen.
     pub fn note_parameter(&mut self, header: Header) {
         let body = self.socket.unseen().get(HEADER..header.total).unwrap_or_default();

@@ -14,6 +14,7 @@ use super::Who;
 use crate::activity::{Activity, State};
 use crate::backend::{self, Identity};
 use crate::clock::Moment;
+use crate::log::counted;
 use crate::pool::Pool;
 use crate::trace::TraceContext;
 use crate::track::{Effects, PinReason};
@@ -85,7 +86,7 @@ struct Current {
     cancels: u32,
     /// One was given up: nobody knows whether and when it comes.
     doubtful: bool,
-    /// The client waits for a backend; what becomes of its wait.
+    /// The client waits for a backend that runs what it asks; what becomes of its wait.
     wait: Option<Wait>,
 }
 
@@ -139,14 +140,27 @@ impl Handle {
         self.pinned.lock().unwrap_or_else(PoisonError::into_inner).as_deref().cloned()
     }
 
-    /// From now on cancels go to this backend, which it has had since then.
+    /// From now on the client has this backend, and has had it since then. Cancels go there at once if it `is_ready`,
+    /// otherwise from [`Handle::ready`] on.
     #[inline]
-    pub fn attach(&self, identity: &Arc<Identity>, since: Moment) {
+    pub fn attach(&self, identity: &Arc<Identity>, since: Moment, is_ready: bool) {
         let mut current = self.lease();
         current.backend = Some(identity.clone());
         current.since = since;
         current.doubtful = false;
-        current.wait = None;
+        current.wait = if is_ready { None } else { Some(Wait::Waiting) };
+    }
+
+    /// The backend has come to what the client asks. A cancel that has come before is sent now.
+    pub fn ready(self: &Arc<Self>) {
+        if self.lease().wait.take() == Some(Wait::Cancelled) {
+            let handle = self.clone();
+            tokio::spawn(async move {
+                if let Err(error) = handle.cancel().await {
+                    counted!(WARN, "a cancel request could not be passed on", "", "", {}, "{error}");
+                }
+            });
+        }
     }
 
     /// From now on cancels go nowhere. `true`: one is still under way or was given up, so the backend must not change

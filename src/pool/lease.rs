@@ -147,7 +147,8 @@ impl Lease {
         runtime.spawn(async move {
             self.residue.add(residue);
             // Of what was under way nobody knows what was done: prepared, put in force.
-            let needs_clean = self.residue != Effects::NONE || unfinished.outstanding > 0 || unfinished.open_batch;
+            let unknown = unfinished.outstanding > 0 || unfinished.open_batch;
+            let needs_clean = unknown || self.residue != Effects::NONE || self.limits_idleness();
             self.deref_mut().recover(unfinished).await;
             self.show(Doing::Ready);
             if !self.broken && needs_clean {

@@ -37,6 +37,8 @@ enum Cleaning {
     None,
     /// What nobody may have seen, in front of the client's own bytes.
     Pipelined,
+    /// The settings in force, among them a limit of time that could end the putting in force of others.
+    Settings,
     /// What is known to be there, and must be known to be gone.
     Awaited,
     /// There may be something that no reset reaches.
@@ -54,8 +56,24 @@ fn cannot_put(error: &std::io::Error) -> NoLease {
 }
 
 impl Session {
-    /// What this backend's last owner requires.
+    /// What this backend's last owner requires. Where a limit of its own could end it, nothing of this client's may
+    /// stand behind it.
+    #[inline]
     fn cleaning(&self, lease: &Backend) -> Cleaning {
+        let cleaning = self.cleaning_of_residue(lease);
+        let is_limited = match &lease.params {
+            Some(in_force) => in_force.limits_statements && self.params.change_from(Some(in_force)).is_some(),
+            None => lease.owner != 0,
+        };
+        match cleaning {
+            Cleaning::None if is_limited => Cleaning::Settings,
+            Cleaning::Pipelined if is_limited => Cleaning::Awaited,
+            _ => cleaning,
+        }
+    }
+
+    #[inline]
+    fn cleaning_of_residue(&self, lease: &Backend) -> Cleaning {
         let is_plain =
             lease.residue == Effects::NONE && !lease.unclean && (lease.owner == 0 || !self.pool.is_careful());
         if lease.owner == self.handle.id || is_plain {
@@ -119,7 +137,8 @@ impl Session {
                 Some(lease) => lease,
                 None => self.wait_for_lease().await?,
             };
-            match self.cleaning(&lease) {
+            let cleaning = self.cleaning(&lease);
+            match cleaning {
                 Cleaning::None => break lease,
                 Cleaning::Pipelined => {
                     lease.put_cleaning().map_err(|error| cannot_put(&error))?;
@@ -129,14 +148,22 @@ impl Session {
                     self.pipeline.push(Expect::Prefix);
                     break lease;
                 }
-                Cleaning::Awaited => {
-                    Box::pin(lease.clean()).await;
-                    if !lease.broken {
-                        break lease;
-                    }
-                }
                 // Dropped, it is closed, and a new one may be opened.
-                Cleaning::Impossible => {}
+                Cleaning::Impossible => continue,
+                Cleaning::Settings | Cleaning::Awaited => {}
+            }
+            let mut cancelled = self.handle.waits_cancelled();
+            match cleaning {
+                Cleaning::Settings => lease.reset_settings().await,
+                _ => Box::pin(lease.clean()).await,
+            }
+            cancelled |= self.handle.waits_cancelled();
+            if cancelled {
+                lease.release();
+                return Err(NoLease::Refused(limits::cancelled()));
+            }
+            if !lease.broken {
+                break lease;
             }
         };
         if self.must_hear_out(&lease) {
@@ -160,7 +187,8 @@ impl Session {
         self.close_abandoned(lease);
         self.put_params(lease)?;
         self.begin_put_off(lease)?;
-        self.handle.attach(&lease.identity, lease.since());
+        // A cancel is not meant for what stands in front of the client's own.
+        self.handle.attach(&lease.identity, lease.since(), !self.pipeline.has_prefix());
         self.timing.serve(lease.since());
         self.handle.activity.set_at(State::Active, lease.since());
         Ok(())
@@ -205,6 +233,7 @@ impl Session {
             && !self.changed_schema
             && self.listening.start.is_none()
             && !lease.residue.any(Effects::PARAMETERS)
+            && !lease.limits_idleness()
             && !self.pool.is_headroom_due();
         if !is_plain || self.handle.detach() {
             return Some(lease);
@@ -316,6 +345,9 @@ impl Session {
         }
         if self.pool.reads_headroom() {
             self.pool.read_headroom(&mut lease).await;
+        }
+        if lease.limits_idleness() {
+            lease.reset_settings().await;
         }
         match start {
             Some(start) => start.run(lease),

@@ -14,6 +14,9 @@ impl Session {
         match header.tag {
             tag::READY => {
                 self.pipeline.pop();
+                if !self.pipeline.has_prefix() {
+                    self.handle.ready();
+                }
             }
             tag::PARAMETER_STATUS => lease.note_parameter(header),
             tag::ERROR => {

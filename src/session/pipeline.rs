@@ -223,6 +223,12 @@ impl Pipeline {
             || !matches!(self.front(), Some(Expect::Prefix | Expect::Failing | Expect::OwnRun(..) | Expect::OwnTry(_)))
     }
 
+    /// Whether anything of ours stands in front of the client's own.
+    #[inline]
+    pub(super) fn has_prefix(&self) -> bool {
+        self.own > 0 && self.queue.iter().any(|expect| matches!(expect, Expect::Prefix | Expect::Failing))
+    }
+
     #[inline]
     pub(super) fn pop(&mut self) -> Option<Expect> {
         let expect = self.queue.pop_front()?;

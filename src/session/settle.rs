@@ -213,12 +213,12 @@ impl Session {
                 let (event, client) = ("cannot ask what the session carries", self.handle.id);
                 counted!(WARN, event, self.pool.key, "", { client, }, "{error}");
                 self.pins.add(PinReason::Set.effect());
-                self.handle.attach(&lease.identity, lease.since());
+                self.handle.attach(&lease.identity, lease.since(), true);
                 return Ok(());
             }
             Err(error) => return Err(error),
         };
-        self.handle.attach(&lease.identity, lease.since());
+        self.handle.attach(&lease.identity, lease.since(), true);
         self.tell_heard(lease);
         if open.resets {
             // A custom parameter that was reset is empty, not absent.

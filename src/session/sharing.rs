@@ -26,7 +26,7 @@ impl Session {
             return Err(AskError::Io(std::io::ErrorKind::ConnectionAborted.into()));
         }
         let outcome = self.move_channels(lease).await;
-        self.handle.attach(&lease.identity, lease.since());
+        self.handle.attach(&lease.identity, lease.since(), true);
         match outcome {
             Ok(true) => {
                 self.pins.remove(PinReason::Listen.effect());

@@ -48,6 +48,11 @@ impl Settings {
         self.0.keys().any(|name| name.contains('.'))
     }
 
+    /// Whether one of these limits of time is among them.
+    fn limits(&self, names: &[&str]) -> bool {
+        names.iter().any(|name| self.get(name).is_some_and(|value| value != "0"))
+    }
+
     /// Whether nothing was asked for.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -76,6 +81,10 @@ pub struct Params {
     pub id: u64,
     /// See [`Settings::parse_key`].
     pub parse_key: u128,
+    /// A limit of time among the settings would end statements of ours, too, between its client and the next one.
+    pub limits_statements: bool,
+    /// PostgreSQL would end a backend with them that nobody has.
+    pub limits_idleness: bool,
     /// What it asked for.
     pub settings: Settings,
     /// What is reported, by the name in PostgreSQL's own spelling.
@@ -96,7 +105,14 @@ static NEXT: AtomicU64 = AtomicU64::new(1);
 impl Params {
     /// With a number of their own.
     pub fn new(settings: Settings, reported: BTreeMap<String, String>) -> Self {
-        Self { id: NEXT.fetch_add(1, Ordering::Relaxed), parse_key: settings.parse_key(), settings, reported }
+        Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            parse_key: settings.parse_key(),
+            limits_statements: settings.limits(&["statement_timeout", "transaction_timeout"]),
+            limits_idleness: settings.limits(&["idle_session_timeout"]),
+            settings,
+            reported,
+        }
     }
 
     /// The client's encoding, in PostgreSQL's own spelling.
@@ -143,6 +159,20 @@ mod tests {
         let more = params(&[("search_path", "mine"), ("app.tenant", "x"), ("statement_timeout", "1s")]);
         assert_eq!((none.parse_key, path.parse_key), (0, more.parse_key));
         assert_ne!(path.parse_key, params(&[("timezone", "UTC")]).parse_key);
+    }
+
+    #[test]
+    fn limits_that_outlast_their_client_are_known() {
+        for (name, value, expected) in [
+            ("statement_timeout", "1s", (true, false)),
+            ("Transaction_Timeout", "5", (true, false)),
+            ("idle_session_timeout", "20", (false, true)),
+            ("statement_timeout", "0", (false, false)),
+            ("lock_timeout", "1", (false, false)),
+        ] {
+            let params = params(&[(name, value)]);
+            assert_eq!((params.limits_statements, params.limits_idleness), expected, "{name}");
+        }
     }
 
     #[test]
