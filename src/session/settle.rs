@@ -149,9 +149,9 @@ impl Session {
             self.open.mixed = true;
         }
         if effects.any(Effects::RESETS) && !effects.any(Effects::OTHER) && lease.status == Status::Transaction {
-            let reset = |name: &str| names::is_reset(text, name);
-            let lost = self.login.settings.iter().filter(|(name, _)| reset(name));
-            let lost = lost.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+            let login = &self.login.settings;
+            let lost = names::reset(text, login.iter().map(|(name, _)| name)).into_iter();
+            let lost = lost.filter_map(|name| Some((name.to_owned(), login.get(name)?.to_owned()))).collect();
             self.open.details().reapply = lost;
         }
         let new = effects.only(Effects::ASKABLE) != Effects::NONE;

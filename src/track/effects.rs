@@ -193,6 +193,9 @@ impl Effects {
         Effects(self.0 & others.0)
     }
 
+    /// Those of a text that cannot be understood without what is not there of it.
+    const LARGE: Effects = Effects(PinReason::Large.effect().0 | Effects::UNSEEN.0 | Effects::NOTIFIES.0);
+
     /// Takes others away.
     pub fn remove(&mut self, other: Effects) {
         self.0 &= !other.0;
@@ -222,12 +225,13 @@ impl Effects {
     /// The effects of a text of which only the start is there, and what its rest must be looked through with. Without
     /// its rest a text that has anything suspect cannot be understood, and counts as [`PinReason::Large`].
     pub fn of_start(start: &[u8]) -> (Effects, Option<Rest>) {
-        if is_harmless(start) {
+        // A semicolon at its end does not end the text.
+        if begins_with_dml(start) && !suspects::are_in(start) {
             let mut rest = Rest::default();
             rest.keep(start);
             return (Effects::NONE, Some(rest));
         }
-        let mut effects = LARGE;
+        let mut effects = Effects::LARGE;
         Statements::new(start).each(|found| effects.add(found));
         (effects, None)
     }
@@ -277,11 +281,9 @@ impl Rest {
         let overlap = piece.get(..Self::OVERLAP.min(piece.len())).unwrap_or_default();
         let suspect = suspects::are_in(piece) || suspects::are_in(&[&self.last, overlap].concat());
         self.keep(piece);
-        if suspect { LARGE } else { Effects::NONE }
+        if suspect { Effects::LARGE } else { Effects::NONE }
     }
 }
-
-const LARGE: Effects = Effects(PinReason::Large.effect().0 | Effects::UNSEEN.0 | Effects::NOTIFIES.0);
 
 /// Whether the first word is one whose own meaning has no effect. Only an exact match at the very start counts; the
 /// rest is left to the tokenizer.

@@ -48,18 +48,12 @@ fn has_unnamed(text: &[u8], runs: bool) -> bool {
     call || runs && memchr::memmem::find(&lower, b"execute").is_some()
 }
 
-/// Whether a `RESET` takes this parameter back: `RESET ALL` does so with all.
-pub fn is_reset(text: &[u8], name: &str) -> bool {
+/// Those of these parameters, in lower case, that a text with a `RESET` takes back: `RESET ALL` does so with all.
+pub fn reset<'a>(text: &[u8], names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     let words = text.split(|byte| !(is_name(*byte) || *byte == b'.')).filter(|word| !word.is_empty());
-    let is = |word: &[u8], name: &str| word.eq_ignore_ascii_case(name.as_bytes());
-    let mut previous: &[u8] = b"";
-    for word in words {
-        if is(word, "all") || is(word, name) || name == "timezone" && is(previous, "time") && is(word, "zone") {
-            return true;
-        }
-        previous = word;
-    }
-    false
+    let words: BTreeSet<Vec<u8>> = words.map(<[u8]>::to_ascii_lowercase).collect();
+    let has = |word: &[u8]| words.contains(word);
+    names.filter(|name| has(b"all") || has(name.as_bytes()) || *name == "timezone" && has(b"zone")).collect()
 }
 
 fn is_name(byte: u8) -> bool {
@@ -77,8 +71,15 @@ mod tests {
 
     #[test]
     fn resets() {
-        assert!(is_reset(b"RESET ALL", "work_mem") && is_reset(b"reset work_mem;", "work_mem"));
-        assert!(is_reset(b"reset time zone", "timezone") && !is_reset(b"reset app.tenant", "tenant"));
+        let table: &[(&str, &[&str])] = &[
+            ("RESET ALL", &["work_mem", "timezone", "tenant"]),
+            ("reset Work_Mem;", &["work_mem"]),
+            ("reset time zone", &["timezone"]),
+            ("reset app.tenant", &[]),
+        ];
+        for (text, expected) in table {
+            assert_eq!(reset(text.as_bytes(), ["work_mem", "timezone", "tenant"].into_iter()), *expected, "{text}");
+        }
     }
 
     #[test]

@@ -7,6 +7,8 @@ use super::tokens::{Token, Tokens};
 pub(super) struct Statements<'a> {
     tokens: Tokens<'a>,
     is_body: bool,
+    /// Whether the word "update" is anywhere, once that was asked.
+    updates: Option<bool>,
 }
 
 impl<'a> Statements<'a> {
@@ -14,12 +16,12 @@ impl<'a> Statements<'a> {
         PinReason::Temporary.effect().with(PinReason::Role.effect()).with(PinReason::Seed.effect());
 
     pub(super) fn new(text: &'a [u8]) -> Self {
-        Self { tokens: Tokens::new(text), is_body: false }
+        Self { tokens: Tokens::new(text), is_body: false, updates: None }
     }
 
     /// Of a function's body: statements also begin behind words of PL/pgSQL.
     pub(super) fn of_body(text: &'a [u8]) -> Self {
-        Self { tokens: Tokens::new(text), is_body: true }
+        Self { tokens: Tokens::new(text), is_body: true, updates: None }
     }
 
     /// Calls `found` with the effects of each, and of single words.
@@ -61,7 +63,7 @@ impl<'a> Statements<'a> {
                         () if token.is("set_config") => self.set_config(),
                         () if token.is("standard_conforming_strings") => self.strings(),
                         // A rule on that view calls set_config.
-                        () if token.is("pg_settings") && (self.is_body || contains(self.tokens.text(), b"update")) => {
+                        () if token.is("pg_settings") && (self.is_body || self.updates()) => {
                             SET | PinReason::Set.effect() | Effects::OTHER
                         }
                         () => anywhere(&token, &previous),
@@ -72,16 +74,22 @@ impl<'a> Statements<'a> {
         }
     }
 
+    fn updates(&mut self) -> bool {
+        let text = self.tokens.text();
+        *self.updates.get_or_insert_with(|| contains(text, b"update"))
+    }
+
     /// Moves behind the options of an EXPLAIN; a statement in parentheses is none.
     fn skip_options(&mut self) {
         let mut ahead = self.tokens.clone();
-        match ahead.next() {
-            Some(Token::Punct(b'(')) => {}
-            Some(token) if token.is("analyze") || token.is("analyse") || token.is("verbose") => {
-                self.tokens = ahead;
-                return self.skip_options();
+        loop {
+            match ahead.next() {
+                Some(Token::Punct(b'(')) => break,
+                Some(token) if token.is("analyze") || token.is("analyse") || token.is("verbose") => {
+                    self.tokens = ahead.clone();
+                }
+                _ => return,
             }
-            _ => return,
         }
         let is_statement = |token: Token<'_>| {
             token == Token::Punct(b'(') || ["select", "with", "values", "table"].iter().any(|word| token.is(word))
@@ -89,7 +97,9 @@ impl<'a> Statements<'a> {
         if ahead.next().is_none_or(is_statement) {
             return;
         }
-        if ahead.any(|token| token == Token::Punct(b')')) {
+        // Not beyond this statement: a text may have many of them.
+        let end = ahead.find(|token| matches!(token, Token::Punct(b')' | b';')));
+        if end == Some(Token::Punct(b')')) {
             self.tokens = ahead;
         }
     }
@@ -119,7 +129,10 @@ impl<'a> Statements<'a> {
         for token in self.tokens.clone().take(LONGEST_CALL) {
             match token {
                 Token::Punct(b';') => break,
-                Token::String(value) if contains(value, b"pg_temp") => set.add(PinReason::Temporary.effect()),
+                // Several calls may look at the same one.
+                Token::String(value) if value.len() > LONGEST_VALUE || contains(value, b"pg_temp") => {
+                    set.add(PinReason::Temporary.effect());
+                }
                 Token::Punct(b'(') => depth += 1,
                 Token::Punct(b')') if depth <= 1 => {
                     let local = depth == 1 && last[0] == Token::Punct(b',') && last[1].is("true");
@@ -138,6 +151,9 @@ impl<'a> Statements<'a> {
 
 /// Tokens of a call that are looked at.
 const LONGEST_CALL: usize = 200;
+
+/// A longer value in a call is not looked through.
+const LONGEST_VALUE: usize = 4096;
 
 /// The first tokens of a statement: as many as a parameter's name may take.
 type Head<'a> = [Option<Token<'a>>; 10];
@@ -278,6 +294,9 @@ fn anywhere(token: &Token<'_>, previous: &Token<'_>) -> Effects {
         _ if is("pg_prepared_statements") || is("pg_prepared_statement") => Effects::LISTS | Effects::CLEARS,
         7 if is("currval") || is("lastval") => PinReason::Sequence.effect(),
         9 if is("pg_notify") => Effects::NOTIFIES,
+        // Of pg_trgm, which sets a parameter, and of isn, which sets what no reset reaches.
+        9 if is("set_limit") => SET | Effects::OTHER,
+        8 if is("isn_weak") => DYNAMIC | Effects::LASTS,
         7 if is("setseed") => PinReason::Seed.effect(),
         _ if is("pg_advisory_lock")
             || is("pg_advisory_lock_shared")

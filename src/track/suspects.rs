@@ -9,7 +9,7 @@ use aho_corasick::automaton::Automaton;
 use aho_corasick::dfa::{Builder, DFA};
 
 /// What may stand anywhere in a statement that has an effect, and `;`, behind which another may begin.
-const SUSPECTS: [&str; 20] = [
+const SUSPECTS: [&str; 22] = [
     ";",
     "set_config",
     "advisory",
@@ -30,6 +30,8 @@ const SUSPECTS: [&str; 20] = [
     "replication_slot",
     "U&",
     "prepared_stat",
+    "set_limit",
+    "isn_weak",
 ];
 
 /// Longer than every suspect word.
@@ -102,7 +104,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn as_a_plain_search_finds_them(text in "[a-z_]{0,40}", at in 0..20usize, to in 0..40usize) {
+        fn as_a_plain_search_finds_them(text in "[a-z_]{0,40}", at in 0..SUSPECTS.len(), to in 0..40usize) {
             let text = match to < text.len() {
                 true => format!("{}{}{}", &text[..to], SUSPECTS[at], &text[to..]),
                 false => text,
