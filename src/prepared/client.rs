@@ -104,6 +104,15 @@ fn size(name: &[u8], statement: &Statement) -> usize {
     name.len() + statement.definition.len()
 }
 
+impl Kept {
+    /// One more than is kept says that there are too many.
+    fn unsettle(&mut self, name: &[u8], number: u32) {
+        if self.unsettled.len() <= UNSETTLED {
+            self.unsettled.push((name.into(), number));
+        }
+    }
+}
+
 impl ClientStatements {
     /// The statement of this name.
     #[inline]
@@ -116,7 +125,7 @@ impl ClientStatements {
         let name = cut(name);
         let kept = self.kept.get_or_insert_default();
         kept.given = kept.given.wrapping_add(1);
-        kept.unsettled.push((name.into(), kept.given));
+        kept.unsettle(name, kept.given);
         kept.bytes += size(name, &statement);
         let before = kept.named.insert(name.into(), Named { statement, number: kept.given });
         kept.bytes -= before.map_or(0, |before| size(name, &before.statement));
@@ -141,7 +150,7 @@ impl ClientStatements {
             && let Some(named) = kept.named.remove(name)
         {
             kept.bytes -= size(name, &named.statement);
-            kept.unsettled.push((name.into(), named.number));
+            kept.unsettle(name, named.number);
         }
     }
 

@@ -58,6 +58,16 @@ impl Expect {
         matches!(self, Expect::OwnParse(parsed) | Expect::OwnRun(parsed, _) | Expect::Parse(Parsed::Named(_, parsed))
             if *parsed == id)
     }
+
+    /// Bytes of text that it keeps; none is longer than a message.
+    #[inline]
+    fn kept(&self) -> u32 {
+        match self {
+            Expect::Parse(Parsed::Unnamed(unnamed)) => unnamed.definition.len() as u32,
+            Expect::SayClosed(closed) => closed.statement.definition.len() as u32,
+            _ => 0,
+        }
+    }
 }
 
 /// A name that a client closed.
@@ -82,6 +92,9 @@ pub(super) enum Parsed {
 
 /// Replies awaited at one time. What pgfunnel answers itself costs a client nothing to ask for, so there is a bound.
 const LONGEST: usize = 10_000;
+
+/// Bytes of texts that are kept until they are answered: PostgreSQL answers when its own buffer is full, or at a Sync.
+const LARGEST: u32 = 4 * 1024 * 1024;
 
 /// Room for as many at first: a batch of a driver's, with what it may lack.
 const USUAL: usize = 8;
@@ -120,6 +133,8 @@ pub(super) struct Pipeline {
     said: u32,
     /// How many are ours and may be answered by several messages: those that the client's own are told from.
     own: u32,
+    /// Bytes of text that they keep.
+    kept: u32,
     /// A batch has ended behind it, so that it may be skipped while what follows is not.
     unnamed_hangs: bool,
 }
@@ -145,6 +160,7 @@ impl Pipeline {
             }
             Expect::Prefix | Expect::Failing | Expect::OwnTry(_) => self.own += 1,
             Expect::Parse(Parsed::Unnamed(unnamed)) => {
+                self.kept += expect.kept();
                 self.unnamed = Some(LastUnnamed::Parse(unnamed.version));
                 self.unnamed_hangs = false;
             }
@@ -156,7 +172,11 @@ impl Pipeline {
                 self.own_unnamed += 1;
                 self.unnamed_hangs = false;
             }
-            Expect::SayParsed(_) | Expect::SayClosed(_) => self.said += 1,
+            Expect::SayParsed(_) => self.said += 1,
+            Expect::SayClosed(_) => {
+                self.said += 1;
+                self.kept += expect.kept();
+            }
             _ => {}
         }
         if self.queue.capacity() == 0 {
@@ -168,12 +188,15 @@ impl Pipeline {
     /// Whether so much is awaited that nothing more should be sent for now.
     #[inline]
     pub(super) fn is_full(&self) -> bool {
-        self.queue.len() >= LONGEST
+        self.queue.len() >= LONGEST || self.kept >= LARGEST
     }
 
     /// Takes off of the counts what leaves the queue.
     #[inline]
     fn count_out(&mut self, expect: &Expect) {
+        if self.kept > 0 {
+            self.kept -= expect.kept();
+        }
         match expect {
             Expect::Sync => self.ends -= 1,
             Expect::Query(_) => {
