@@ -111,25 +111,26 @@ impl Pool {
         self.hides.load(Ordering::Acquire)
     }
 
-    /// Whether a text may use something that does. After a change of the catalogue nobody knows.
+    /// Whether a text (`None`: it is not all there) may use something that does. After a change of the catalogue nobody
+    /// knows.
     #[inline]
-    pub(crate) fn suspects(&self, text: &[u8]) -> bool {
-        self.may_hide() && (self.is_stale() || self.certified.load().certificate.suspects(text))
+    pub(crate) fn suspects(&self, text: Option<&[u8]>) -> bool {
+        self.may_hide() && text.is_none_or(|text| self.is_stale() || self.certified.load().certificate.suspects(text))
     }
 
     /// Whether a text may use something that changes parameters until the transaction ends.
     #[inline]
-    pub(crate) fn suspects_local(&self, text: &[u8]) -> bool {
+    pub(crate) fn suspects_local(&self, text: Option<&[u8]>) -> bool {
         self.locals.load(Ordering::Acquire)
-            && (self.is_stale() || self.certified.load().certificate.suspects_local(text))
+            && text.is_none_or(|text| self.is_stale() || self.certified.load().certificate.suspects_local(text))
     }
 
     /// Whether a text may use something that sends a notification, while somebody listens.
     #[inline]
-    pub(crate) fn suspects_notify(&self, text: &[u8]) -> bool {
+    pub(crate) fn suspects_notify(&self, text: Option<&[u8]>) -> bool {
         self.listening.load(Ordering::Relaxed) > 0
             && self.settings.load().hidden_state != HiddenState::Off
-            && (self.is_stale() || self.certified.load().certificate.suspects_notify(text))
+            && text.is_none_or(|text| self.is_stale() || self.certified.load().certificate.suspects_notify(text))
     }
 
     /// DDL has passed: what is known of the catalogue does not hold any more.

@@ -296,6 +296,8 @@ impl Session {
         // Whole messages are still forwarded: the other side must be where we think it is.
         lease.socket.join(&mut self.client);
         self.client.join(&mut lease.socket);
+        // What was parsed in a transaction that is rolled back now.
+        self.local_parses.drain(..).for_each(|id| lease.statements.outdate(id));
         // Nobody has them any more, also while the client is told goodbye.
         self.statements = ClientStatements::default();
         self.sql = Sql::default();

@@ -96,8 +96,8 @@ impl Session {
 
     /// Notes that a statement was prepared here on the client's behalf; without its meaning, only its name counts.
     pub(super) fn note_prepared(&mut self, statement: &prepared::Statement, means: bool, lease: &mut Backend) {
-        if self.changes_parse {
-            // What it means here, it means for this transaction only.
+        if self.changes_parse || self.changed_schema {
+            // What it means here, it may mean for this transaction only.
             self.local_parses.push(statement.id);
         }
         self.remember_prepared(statement, self.pool.schema.load(Ordering::Relaxed), lease);

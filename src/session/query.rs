@@ -39,9 +39,9 @@ impl Session {
     }
 
     /// Of a longer Query the start is examined, and its rest as it comes. The names of a client's statements may stand
-    /// anywhere, and must be found before anything is sent.
+    /// anywhere, and must be found before anything is sent; so may those of what hides state.
     fn longest_query(&self) -> usize {
-        if self.statements.is_empty() { EXAMINED } else { LARGEST_PARSE }
+        if self.statements.is_empty() && !self.pool.may_hide() { EXAMINED } else { LARGEST_PARSE }
     }
 
     /// How much of a message must be there before it can be handled: what [`Session::take_request`] looks at.
@@ -61,9 +61,10 @@ impl Session {
             return false;
         }
         let Some(body) = self.examined(header) else { return false };
-        let suspect = self.suspicion(body);
+        let is_start = header.body() > body.len();
+        let suspect = self.suspicion(Some(body).filter(|_| !is_start));
         let said = self.saids.of(body.strip_suffix(b"\0").unwrap_or(body));
-        let (effects, rest) = match header.body() > body.len() {
+        let (effects, rest) = match is_start {
             true => Effects::of_start(body),
             false => (Effects::of(body.strip_suffix(b"\0").unwrap_or(body)), None),
         };
@@ -94,6 +95,10 @@ impl Session {
             self.listening.note(effects, &text);
         }
         self.guard_sequences(effects, lease);
+        if is_start {
+            // It may come to that.
+            self.forget_foreign_sequences(lease);
+        }
         if let Some(resolved) = &resolved {
             self.sql_try_all(resolved, lease);
         }

@@ -7,6 +7,7 @@ use postgres_protocol::message::frontend;
 use super::Session;
 use super::pipeline::Expect;
 use super::put_off::PutOff;
+use super::sql_state::MOST_BOUND;
 use crate::backend::Backend;
 use crate::error::{Error, Side, SqlState};
 use crate::prepared::{MOST_BYTES, MOST_NAMES, Unnamed, UnnamedStatement};
@@ -24,6 +25,8 @@ pub(super) enum Refused {
     Batch,
     /// What is being skipped is the end of it.
     Last,
+    /// Data of a COPY that was over already: nothing is said of it.
+    Stray,
 }
 
 impl Session {
@@ -53,6 +56,10 @@ impl Session {
                 rows::ready(self.client.output(), self.put_off.status());
                 return Ok(true);
             }
+            if self.refused == Some(Refused::Stray) {
+                self.refused = None;
+                return Ok(true);
+            }
             let Some(header) = Header::peek(self.client.unseen(), tag::limit)? else { return Ok(false) };
             let first = self.refused.replace(Refused::Batch) == Some(Refused::Message);
             match header.tag {
@@ -68,11 +75,27 @@ impl Session {
         }
     }
 
+    /// Drops data of a COPY that is over, as it comes.
+    #[cold]
+    pub(super) fn drop_stray(&mut self, header: Header) {
+        self.request_rest = header.total;
+        self.refused = Some(Refused::Stray);
+    }
+
     /// With a backend: refuses a Parse, which has been skipped, for the number of the client's statements. The backend
     /// fails, too, so that it skips the rest of the batch and its transaction fails.
     #[cold]
     pub(super) fn refuse_statement(&mut self, lease: &mut Backend) {
-        let error = too_many_statements();
+        self.refuse_in_batch(too_many_statements(), lease);
+    }
+
+    /// The same of a Bind of a text with names, for the number of those that are bound and not executed.
+    #[cold]
+    pub(super) fn refuse_bind(&mut self, lease: &mut Backend) {
+        self.refuse_in_batch(too_many_portals(), lease);
+    }
+
+    fn refuse_in_batch(&mut self, error: Error, lease: &mut Backend) {
         self.note_error(&error);
         self.log_error("refused", &error);
         self.client.join(&mut lease.socket);
@@ -110,6 +133,12 @@ pub(super) fn put_failure(lease: &mut Backend) {
         backend::put_cstr(out, b"pgfunnel: refused");
         out.put_u32(0);
     });
+}
+
+fn too_many_portals() -> Error {
+    Error::new(Side::Client, SqlState::PROGRAM_LIMIT_EXCEEDED, "too many portals")
+        .detail(format!("One connection may have {MOST_BOUND} that are bound to EXECUTE, PREPARE or DEALLOCATE."))
+        .hint("Execute them before more are bound.")
 }
 
 fn too_many_statements() -> Error {

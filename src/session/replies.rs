@@ -65,6 +65,7 @@ impl Session {
                 } else {
                     lease.socket.pass(now);
                 }
+                self.say_what_is_due(lease);
                 continue;
             }
             let unseen = lease.socket.unseen();
@@ -339,10 +340,10 @@ impl Session {
         lease.forget_own_statements();
     }
 
-    /// Says what pgfunnel answers itself, once everything before it has been answered.
+    /// Says what pgfunnel answers itself, once everything before it has been answered, to its last byte.
     #[inline]
     pub(super) fn say_what_is_due(&mut self, lease: &mut Backend) {
-        if self.pipeline.has_own_words() {
+        if self.pipeline.has_own_words() && self.reply_rest == 0 {
             self.say_all_that_is_due(lease);
         }
     }

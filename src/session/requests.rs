@@ -47,8 +47,13 @@ impl Session {
                 tag::TERMINATE => return Ok(Some(Wish::Leave)),
                 tag::SYNC | tag::FLUSH | tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL | tag::CLOSE => {
                     let Some(body) = unseen.get(HEADER..header.total) else {
-                        // Stray COPY data may be large: it is dropped as it comes, by a backend's side of the code.
-                        return Ok(if header.total > LONGEST_NAMES { None } else { Some(Wish::More) });
+                        match header.tag {
+                            // What is left of a COPY that failed may be large: it is dropped as it comes.
+                            tag::COPY_DATA => self.drop_stray(header),
+                            _ if header.total > LONGEST_NAMES => return Ok(None),
+                            _ => return Ok(Some(Wish::More)),
+                        }
+                        continue;
                     };
                     match (header.tag, Named::decode(body)) {
                         (tag::SYNC, _) => rows::ready(self.client.output(), self.put_off.status()),
@@ -203,7 +208,7 @@ impl Session {
         }
         self.listening.note(Effects::CODE, b"");
         self.barrier |= self.listening.may_hear_itself();
-        self.guard_sequences(PinReason::Sequence.effect(), lease);
+        self.guard_sequences_in_batch(PinReason::Sequence.effect(), lease);
         if self.foreign {
             return Err(foreign_sequences());
         }
@@ -223,7 +228,7 @@ impl Session {
     }
 
     /// Drops a message that the backend would skip too, after an error, up to the next Sync.
-    fn skip_request(&mut self, header: Header, lease: &mut Backend) {
+    pub(super) fn skip_request(&mut self, header: Header, lease: &mut Backend) {
         let now = self.client.unseen().len().min(header.total);
         self.client.skip(now, &mut lease.socket);
         self.request_rest = header.total - now;
@@ -249,6 +254,20 @@ impl Session {
             return;
         }
         self.pool.sequences.store(true, std::sync::atomic::Ordering::Release);
+        self.forget_foreign_sequences(lease);
+    }
+
+    /// The same in a batch: what makes them forgotten would drop the unnamed statement that the client has just sent, too.
+    pub(super) fn guard_sequences_in_batch(&mut self, effects: Effects, lease: &mut Backend) {
+        self.guard_sequences(if self.pipeline.parses_any_unnamed() { Effects::NONE } else { effects }, lease);
+        if effects.any(PinReason::Sequence.effect()) && lease.foreign_sequences && lease.status != Status::Failed {
+            self.pool.sequences.store(true, std::sync::atomic::Ordering::Release);
+            self.foreign = true;
+        }
+    }
+
+    /// Has the backend forget another client's `currval` and `lastval`.
+    pub(super) fn forget_foreign_sequences(&mut self, lease: &mut Backend) {
         // In a failed transaction nothing is told, and nothing can be discarded.
         if !lease.foreign_sequences || lease.status == Status::Failed {
             return;
@@ -257,9 +276,9 @@ impl Session {
         self.foreign = self.bound || self.discard_sequences(lease).is_err();
     }
 
-    /// Whether a text may use something of the database that changes session state.
+    /// Whether a text (`None`: it is not all there) may use something of the database that changes session state.
     #[inline]
-    pub(super) fn suspicion(&self, text: &[u8]) -> Effects {
+    pub(super) fn suspicion(&self, text: Option<&[u8]>) -> Effects {
         let mut effects = Effects::NONE;
         if self.pool.suspects(text) {
             effects.add(Effects::SUSPECT);

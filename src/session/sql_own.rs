@@ -57,7 +57,7 @@ impl Session {
 
     /// Effects of a statement that will be bound under a name that is not looked up.
     pub(super) fn note_own(&mut self, effects: Effects, text: &[u8], lease: &mut Backend) {
-        let effects = effects | self.suspicion(text);
+        let effects = effects | self.suspicion(Some(text));
         self.guard_sequences(effects, lease);
         self.note_effects(effects, text, lease);
         self.listening.bind(effects, text);

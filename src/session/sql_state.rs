@@ -20,6 +20,9 @@ pub(super) struct Sql {
     rare: Option<Box<Rare>>,
 }
 
+/// Portals of such texts that may be bound and not executed: each new one is compared with all of them.
+pub(super) const MOST_BOUND: usize = 100;
+
 #[derive(Debug, Default)]
 struct Rare {
     /// Texts that are bound to portals, and not executed yet.
@@ -40,6 +43,12 @@ impl Sql {
     #[inline]
     pub(super) fn has_bound(&self) -> bool {
         !self.bound().is_empty()
+    }
+
+    /// Whether no more may be.
+    #[inline]
+    pub(super) fn is_full(&self) -> bool {
+        self.bound().len() >= MOST_BOUND
     }
 
     #[inline]

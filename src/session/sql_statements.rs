@@ -27,7 +27,7 @@ impl Session {
     pub(super) fn sql_note(&mut self, resolved: &Resolved, lease: &mut Backend) -> Effects {
         let mut all = Effects::NONE;
         for Need { statement, .. } in resolved.needs.iter().filter(|need| need.runs) {
-            let effects = statement.effects | self.suspicion(statement.text());
+            let effects = statement.effects | self.suspicion(Some(statement.text()));
             if effects != Effects::NONE {
                 self.note_effects(effects, statement.text(), lease);
                 self.listening.bind(effects, statement.text());
@@ -147,7 +147,7 @@ impl Session {
             Some(resolved) => {
                 self.sql_part(resolved);
                 let executed = self.sql_note(resolved, lease);
-                self.guard_sequences(executed, lease);
+                self.guard_sequences_in_batch(executed, lease);
                 self.clears |= executed.any(Effects::CLEARS);
                 self.sql_prepare(resolved, lease);
             }

@@ -22,6 +22,9 @@ impl Session {
             return false;
         }
         if header.body() > LARGEST_PARSE {
+            if !self.bound && !self.pipeline.parses_any_unnamed() {
+                self.forget_foreign_sequences(lease);
+            }
             self.note_effects(PinReason::Large.effect() | Effects::UNSEEN, b"Parse", lease);
             lease.statements.unnamed = Unnamed::Unknown;
             self.pipeline.push(Expect::Parse(Parsed::Verbatim));
@@ -45,7 +48,7 @@ impl Session {
                 Some(same) => (same, Effects::NONE),
                 None => (parse.definition.into(), Effects::of(parse.text)),
             };
-            let effects = effects | self.suspicion(parse.text);
+            let effects = effects | self.suspicion(Some(parse.text));
             self.parse_unnamed(header, definition, effects, lease);
         } else if self.sql.own {
             let text = parse.text.to_vec();
@@ -128,6 +131,9 @@ impl Session {
         }
         put_parse(lease.socket.output(), &statement.name, parse.definition);
         self.pipeline.push(Expect::Parse(Parsed::Named(parse.name.into(), statement.id)));
+        if self.changed_schema {
+            self.local_parses.push(statement.id);
+        }
         self.remember_prepared(&statement, schema, lease);
     }
 
@@ -185,6 +191,11 @@ impl Session {
         };
         if self.sql.has_bound() {
             self.sql.bind(portal, None);
+            if self.sql.is_full() {
+                self.skip_request(header, lease);
+                self.refuse_bind(lease);
+                return true;
+            }
         }
         if name.is_empty() {
             return self.ensure_unnamed(lease) && self.bind_unnamed(header, lease);
@@ -210,7 +221,7 @@ impl Session {
         let names = portal.len() + name.len() + 2;
         let portal = portal.to_vec();
         let own = if is_sql { name.to_vec() } else { Vec::new() };
-        let effects = statement.effects | self.suspicion(&statement.definition);
+        let effects = statement.effects | self.suspicion(Some(&statement.definition));
         if self.must_hear_first(effects) || effects.any(Effects::LISTS) && self.sql_waits(lease) {
             return false;
         }
@@ -274,7 +285,7 @@ impl Session {
     /// Notes the effects of a statement that is about to be executed.
     pub(super) fn note_bound(&mut self, effects: Effects, definition: &[u8], lease: &mut Backend) {
         if effects != Effects::NONE {
-            self.guard_sequences(effects, lease);
+            self.guard_sequences_in_batch(effects, lease);
             self.note_effects(effects, definition, lease);
             self.listening.bind(effects, definition);
             self.clears |= effects.any(Effects::CLEARS);

@@ -1,0 +1,211 @@
+//! What one client does in odd sizes, batches and endings reaches no other, and none loses its own by it.
+
+mod common;
+
+use std::time::Duration;
+
+use common::*;
+
+fn setup(top: &str) -> Result<(Cluster, Proxy)> {
+    let cluster = Cluster::start()?;
+    cluster.sql("grant create on schema public to app; grant pg_monitor to app")?;
+    let proxy = Config::of(&cluster).top(top).start()?;
+    Ok((cluster, proxy))
+}
+
+fn run(parse: Option<&str>) -> Say {
+    let say = parse.map_or_else(Say::new, |sql| Say::new().parse("s", sql, &[]));
+    say.bind("", "s", &[]).execute("", 0).sync()
+}
+
+/// More than is looked at of a text before it is sent.
+fn long(text: &str) -> String {
+    format!("select 1;{}{text}", " ".repeat(70_000))
+}
+
+#[test]
+fn what_a_long_text_sets_at_its_end_stays_its_clients() -> Result {
+    let (_cluster, proxy) = setup("pool_size = 1")?;
+    let look =
+        "select concat_ws(' ', current_setting('search_path'), current_setting('statement_timeout'), current_user)";
+    let clean = "\"$user\", public 0 app";
+    for text in ["set search_path = evil", "set statement_timeout = 4321", "set role pg_monitor", "listen c"] {
+        let (mut owner, mut other) = (proxy.target().connect()?, proxy.target().connect()?);
+        assert_eq!(other.value(look)?, clean);
+        assert!(owner.query(&long(text))?.errors().is_empty(), "{text}");
+        let own = owner.value(look)?;
+        assert_eq!(own == clean, text == "listen c", "{text}: lost");
+        drop(owner);
+        assert_eq!(other.value(look)?, clean, "{text}: seen by another");
+        assert_eq!(proxy.target().connect()?.value(look)?, clean, "{text}: left behind");
+        assert_eq!(other.value("select count(*) from pg_listening_channels()")?, "0", "{text}: left behind");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_long_text_does_not_find_anothers_sequence() -> Result {
+    let (cluster, proxy) = setup("pool_size = 1")?;
+    cluster.target().connect()?.value("create sequence s start 779")?;
+    let mut one = proxy.target().connect()?;
+    for length in [70_000, 1_100_000] {
+        let text = format!("select '{}', lastval()", "x".repeat(length));
+        for say in [Say::new().query(&text), Say::new().parse("", &text, &[]).bind("", "", &[]).execute("", 0).sync()] {
+            one.value("select nextval('s')")?;
+            // Who asks for it keeps its backend.
+            let mut two = proxy.target().connect()?;
+            assert_eq!(two.ask(&say)?.error().code, "55000", "of {length} bytes");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn what_a_long_text_does_by_functions_is_followed() -> Result {
+    let (cluster, proxy) = setup("pool_size = 1")?;
+    cluster.target().connect()?.value(
+        "create function enter(tenant text) returns text language plpgsql as
+         $$begin return set_config('app.tenant', tenant, false); end$$",
+    )?;
+    let look = "select coalesce(current_setting('app.tenant', true), '')";
+    let (mut one, mut two) = (proxy.target().connect()?, proxy.target().connect()?);
+    for (length, tenant) in [(10, "short"), (100_000, "long"), (1_200_000, "longer"), (10, "short again")] {
+        one.query(&format!("select '{}', enter('{tenant}')", "x".repeat(length)))?;
+        assert_eq!(two.value(look)?, "", "{tenant}");
+        assert_eq!(one.value(look)?, tenant);
+    }
+    Ok(())
+}
+
+/// The extension's `set_limit` sets a parameter, of which its text says nothing.
+#[test]
+fn the_limit_of_pg_trgm_is_ones_own() -> Result {
+    let (cluster, proxy) = setup("pool_size = 1")?;
+    if cluster.sql("select count(*) from pg_available_extensions where name = 'pg_trgm'")? == "0" {
+        return Ok(());
+    }
+    cluster.sql("create extension pg_trgm")?;
+    let (mut one, mut two) = (proxy.target().connect()?, proxy.target().connect()?);
+    assert_eq!(two.value("select show_limit()")?, "0.3");
+    one.value("select set_limit(0.9)")?;
+    for _ in 0..3 {
+        assert_eq!(
+            (one.value("select show_limit()")?, two.value("select show_limit()")?),
+            ("0.9".into(), "0.3".into())
+        );
+    }
+    drop(one);
+    assert_eq!(proxy.target().connect()?.value("select show_limit()")?, "0.3");
+    Ok(())
+}
+
+/// A statement that all share, parsed where a transaction had settings, or a table, of its own.
+#[test]
+fn what_was_parsed_in_a_transaction_that_was_rolled_back_is_nobodys() -> Result {
+    const NOON: &str = "select extract(epoch from timestamptz '2024-01-01 00:00')::bigint::text";
+    const ROWS: &str = "select * from u";
+    type Leave = fn(Wire) -> Result;
+    let (cluster, proxy) = setup("pool_size = 2")?;
+    cluster.target().connect()?.value("create table u (i int); insert into u values (1)")?;
+    let leaves: [(&str, Leave); 3] = [
+        ("vanishes", |client| client.reset()),
+        ("leaves", |mut client| Ok(client.say(&Say::new().terminate())?)),
+        ("rolls back", |mut client| client.query("rollback").map(drop)),
+    ];
+    for (text, change) in
+        [(NOON, "set local timezone = 'Asia/Tokyo'; select 1"), (ROWS, "alter table u add column j int; select 1")]
+    {
+        for (how, leave) in &leaves {
+            let connect = || proxy.target().connect();
+            let (mut one, mut other, mut holder) = (connect()?, connect()?, connect()?);
+            // One backend has it, and is held; on the other one it is parsed anew.
+            let expected = other.ask(&run(Some(text)))?.rows();
+            one.ask(&run(Some(text)))?;
+            holder.hold()?;
+            one.query("begin")?;
+            assert!(one.query(change)?.errors().is_empty());
+            one.ask(&run(None))?;
+            leave(one)?;
+            for _ in 0..2 {
+                let answer = other.ask(&run(None))?;
+                assert_eq!(answer.rows(), expected, "{text}, after one {how}: {:?}", answer.error());
+            }
+            holder.query("rollback")?;
+        }
+    }
+    Ok(())
+}
+
+/// The end of a COPY that has failed, while all backends are taken: it is dropped, and what follows is answered.
+#[test]
+fn the_rest_of_a_failed_copy_needs_no_backend() -> Result {
+    let (cluster, proxy) = setup("pool_size = 1\nborrow_timeout = \"1s\"")?;
+    cluster.target().connect()?.value("create table t (i int)")?;
+    let (mut client, mut holder) = (proxy.target().connect()?, proxy.target().connect()?);
+    client.say(&Say::new().query("copy t from stdin"))?;
+    client.read_until(b'G', 1)?;
+    client.say(&Say::new().copy_data(b"bad\n").copy_data(&b"1\n".repeat(5_000)))?;
+    assert_eq!(client.read_ready(1)?.error().code, "22P02");
+    holder.hold()?;
+    client.say(&Say::new().copy_data(&b"1\n".repeat(50_000)).copy_data(b"2\n").copy_done())?;
+    assert!(client.silent_for(Duration::from_millis(1500))?, "nothing is asked, and nothing refused");
+    holder.query("rollback")?;
+    assert_eq!(client.value("select 42")?, "42");
+    Ok(())
+}
+
+/// Replies of ours stand between those of the backend, never within one.
+#[test]
+fn a_wide_row_description_stays_whole() -> Result {
+    let (cluster, proxy) = setup("pool_size = 1")?;
+    let (mut direct, mut client) = (cluster.target().connect()?, proxy.target().connect()?);
+    for columns in [100, 300, 600] {
+        let names: Vec<String> = (0..columns).map(|n| format!("column_number_{n} int")).collect();
+        client.query(&format!("drop table if exists wide; create table wide ({})", names.join(",")))?;
+        let closed =
+            Say::new().parse("a", "select * from wide", &[]).describe_statement("a").close_statement("a").sync();
+        let mut batch = Say::new();
+        for n in 0..20 {
+            let text = format!("select {n}, w.* from wide w");
+            batch = batch.parse(&format!("a{n}"), &text, &[]).describe_statement(&format!("a{n}"));
+            batch = batch.parse(&format!("c{n}"), "select 1", &[]);
+        }
+        for say in [closed, batch.sync(), Say::new().query("deallocate all")] {
+            let (expected, answer) = (direct.ask(&say)?, client.ask(&say)?);
+            assert_eq!(answer.tags(), expected.tags(), "{columns} columns");
+        }
+    }
+    Ok(())
+}
+
+/// Where making another's sequence forgotten would cost the client its unnamed statement, it is told to try again.
+#[test]
+fn a_batch_never_executes_an_older_unnamed_statement() -> Result {
+    let (cluster, proxy) = setup("pool_size = 1")?;
+    cluster.target().connect()?.value("create sequence s")?;
+    let (mut other, mut client) = (proxy.target().connect()?, proxy.target().connect()?);
+    client.ask(&Say::new().parse("", "select 'one'", &[]).bind("", "", &[]).execute("", 0).sync())?;
+    client.ask(&Say::new().parse("n", "select currval('s')", &[]).sync())?;
+    other.value("select nextval('s')")?;
+    let batch = Say::new().parse("", "select 'two'", &[]).bind("p1", "n", &[]).bind("p2", "", &[]).execute("p2", 0);
+    client.say(&batch.sync())?;
+    let mut answer = Vec::new();
+    while let Some(message) = client.read_or_close()? {
+        let is_last = message.tag == b'Z';
+        answer.push(message);
+        if is_last {
+            break;
+        }
+    }
+    let answer = Answer(answer);
+    assert_eq!((answer.rows().len(), answer.error().code.as_str()), (0, "55000"), "{answer:?}");
+    // From then on they are kept apart in time.
+    let mut again = proxy.target().connect()?;
+    again.ask(&Say::new().parse("n", "select currval('s')", &[]).sync())?;
+    other.value("select nextval('s')")?;
+    let answer = again.ask(&Say::new().bind("", "n", &[]).execute("", 0).sync())?;
+    assert_eq!(answer.error().code, "55000", "{answer:?}");
+    drop(again);
+    assert_eq!(other.value("select nextval('s')")?, "3");
+    Ok(())
+}
