@@ -10,7 +10,7 @@ use super::pipeline::Expect;
 use super::replies::Lost;
 use super::sql_state::Sql;
 use super::timing::Timing;
-use super::{BACKLOG, End, Outcome, Session, limits};
+use super::{BACKLOG, End, LeaseEnd, Session, limits};
 use crate::activity::State;
 use crate::backend::{Backend, Unfinished};
 use crate::cancel::{Handle, Order};
@@ -261,13 +261,13 @@ impl Session {
     }
 
     /// Ends the lease. `Some`: the session, too.
-    pub(super) async fn give_back(&mut self, mut lease: Lease, outcome: Outcome) -> Option<End> {
+    pub(super) async fn give_back(&mut self, mut lease: Lease, end: LeaseEnd) -> Option<End> {
         self.count_bytes();
         if self.handle.detach() {
             if !self.handle.quiet().await {
                 // It may yet come, and must not hit the next owner.
                 lease.broken = true;
-            } else if matches!(outcome, Outcome::Done) {
+            } else if matches!(end, LeaseEnd::Done) {
                 lease.barrier().await;
             }
         }
@@ -287,7 +287,7 @@ impl Session {
             // A whole session was spent here, and what functions did in it cannot be seen.
             lease.residue.add(Effects::UNSEEN);
         }
-        if let Outcome::Done = outcome {
+        if let LeaseEnd::Done = end {
             return self.give_back_done(lease, start, changed_schema).await;
         }
         if lease.status != Status::Idle {
@@ -301,17 +301,17 @@ impl Session {
         // Nobody has them any more, also while the client is told goodbye.
         self.statements = ClientStatements::default();
         self.sql = Sql::default();
-        Some(match outcome {
-            Outcome::Done => return None,
-            Outcome::ClientGone(polite) => {
+        Some(match end {
+            LeaseEnd::Done => return None,
+            LeaseEnd::ClientGone(polite) => {
                 lease.recover(self.unfinished(polite), self.pins);
                 if polite { End::Left } else { End::Gone }
             }
-            Outcome::Ended(error) => {
+            LeaseEnd::Ended(error) => {
                 lease.recover(self.unfinished(false), self.pins);
                 End::Ended(Some(error))
             }
-            Outcome::BackendLost(lost) => {
+            LeaseEnd::BackendLost(lost) => {
                 lease.broken = true;
                 drop(lease);
                 End::Ended(match lost {

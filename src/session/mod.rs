@@ -39,9 +39,9 @@ use crate::net::poll_forward;
 use crate::wire::backend::{self, Severity};
 use handover::NoLease;
 use replies::Lost;
-use requests::Wish;
 pub(crate) use requests::no_replication;
-use state::Outcome;
+use requests::{Alone, Wish};
+use state::LeaseEnd;
 pub use state::{End, Session};
 
 /// While more than this waits to be sent to one side, the other is not read.
@@ -83,10 +83,8 @@ impl Session {
     async fn serve(&mut self) -> End {
         loop {
             // 1. Wait, holding nothing.
-            match self.idle().await {
-                Ok(Wish::More) => {}
-                Ok(Wish::Leave) => return End::Left,
-                Err(end) => return end,
+            if let Err(end) = self.idle().await {
+                return end;
             }
             // 2. Borrow. What is rare is boxed: an idle client's task is as large as its largest wait.
             self.timing.ask();
@@ -108,20 +106,20 @@ impl Session {
             };
             // 3. and 4. Bring the backend to this client's state, and relay until the transaction is over; find out what
             // it has done to the session, if it may have done anything, and go on if that lives in this backend.
-            let outcome = loop {
+            let end = loop {
                 match self.relay(&mut lease).await {
-                    Outcome::Done if self.must_settle() => match Box::pin(self.settle_and_count(&mut lease)).await {
+                    LeaseEnd::Done if self.must_settle() => match Box::pin(self.settle_and_count(&mut lease)).await {
                         Ok(()) if self.is_pinned() && self.handle.order() != Order::Drain => {}
-                        Ok(()) => break Outcome::Done,
-                        Err(error) => break Outcome::BackendLost(Lost::Confused(error.into_error())),
+                        Ok(()) => break LeaseEnd::Done,
+                        Err(error) => break LeaseEnd::BackendLost(Lost::Confused(error.into_error())),
                     },
-                    outcome => break outcome,
+                    end => break end,
                 }
             };
             // 5. and 6. Give it back, or get it back from a client that is gone.
-            let lease = if matches!(outcome, Outcome::Done) { self.give_back_now(lease) } else { Some(lease) };
+            let lease = if matches!(end, LeaseEnd::Done) { self.give_back_now(lease) } else { Some(lease) };
             if let Some(lease) = lease {
-                if let Some(end) = Box::pin(self.give_back(lease, outcome)).await {
+                if let Some(end) = Box::pin(self.give_back(lease, end)).await {
                     return end;
                 }
                 self.timing.rest();
@@ -129,8 +127,8 @@ impl Session {
         }
     }
 
-    /// Waits for a message that needs a backend. `More`: it is there.
-    fn idle(&mut self) -> impl Future<Output = Result<Wish, End>> {
+    /// Waits for a message that needs a backend.
+    fn idle(&mut self) -> impl Future<Output = Result<(), End>> {
         std::future::poll_fn(move |cx| {
             loop {
                 match self.handle.order() {
@@ -143,9 +141,9 @@ impl Session {
                     return Poll::Ready(Err(End::Ended(Some(error))));
                 }
                 match self.answer_alone() {
-                    Ok(None) => return Poll::Ready(Ok(Wish::More)),
-                    Ok(Some(Wish::Leave)) => return Poll::Ready(Ok(Wish::Leave)),
-                    Ok(Some(Wish::More)) => {}
+                    Ok(Alone::NeedsBackend) => return Poll::Ready(Ok(())),
+                    Ok(Alone::Leaves) => return Poll::Ready(Err(End::Left)),
+                    Ok(Alone::NeedsBytes) => {}
                     Err(error) => return Poll::Ready(Err(End::Ended(Some(error)))),
                 }
                 if !self.client.is_flushed() {
@@ -188,7 +186,7 @@ impl Session {
     }
 
     /// Relays both directions until the transaction is over, or something ends it.
-    fn relay(&mut self, lease: &mut Backend) -> impl Future<Output = Outcome> {
+    fn relay(&mut self, lease: &mut Backend) -> impl Future<Output = LeaseEnd> {
         std::future::poll_fn(move |cx| {
             for _ in 0..TURNS {
                 match self.turn(lease, cx) {
@@ -196,9 +194,9 @@ impl Session {
                     Ok(false) => {
                         let limits = self.poll_limits(lease, cx);
                         self.timing.rest();
-                        return limits.map(Outcome::Ended);
+                        return limits.map(LeaseEnd::Ended);
                     }
-                    Err(outcome) => return Poll::Ready(outcome),
+                    Err(end) => return Poll::Ready(end),
                 }
             }
             self.timing.rest();
@@ -210,10 +208,10 @@ impl Session {
     /// Handles what is there, sends what can be sent, reads what can be read. `false`: nothing moves before the next
     /// wake-up.
     #[inline]
-    fn turn(&mut self, lease: &mut Backend, cx: &mut Context<'_>) -> Result<bool, Outcome> {
+    fn turn(&mut self, lease: &mut Backend, cx: &mut Context<'_>) -> Result<bool, LeaseEnd> {
         let order = self.handle.order();
         if order >= Order::Stop {
-            return Err(Outcome::Ended(limits::told_to_leave(order)));
+            return Err(LeaseEnd::Ended(limits::told_to_leave(order)));
         }
         let mut leaving = false;
         let mut held_back = self.holds_back(lease);
@@ -223,15 +221,15 @@ impl Session {
                 Ok(Wish::More) => {}
                 // What it asked before is answered first.
                 Ok(Wish::Leave) if self.pipeline.outstanding() > 0 => leaving = true,
-                Ok(Wish::Leave) => return Err(Outcome::ClientGone(true)),
-                Err(error) => return Err(Outcome::Ended(error)),
+                Ok(Wish::Leave) => return Err(LeaseEnd::ClientGone(true)),
+                Err(error) => return Err(LeaseEnd::Ended(error)),
             }
             held_back = self.holds_back(lease);
             self.say_what_is_due(lease);
         }
         if self.has_news(lease) {
             lease.socket.join(&mut self.client);
-            self.tell_news().map_err(Outcome::Ended)?;
+            self.tell_news().map_err(LeaseEnd::Ended)?;
         }
         let sent = poll_forward(&mut self.client, &mut lease.socket, cx);
         if let Poll::Ready(Err(error)) = sent {
@@ -243,10 +241,10 @@ impl Session {
         if reads {
             match lease.socket.poll_fill(cx) {
                 Poll::Ready(Ok(0)) => {
-                    return Err(Outcome::BackendLost(Lost::Broke(io::ErrorKind::UnexpectedEof.into())));
+                    return Err(LeaseEnd::BackendLost(Lost::Broke(io::ErrorKind::UnexpectedEof.into())));
                 }
                 Poll::Ready(Ok(_)) => moved = true,
-                Poll::Ready(Err(error)) => return Err(Outcome::BackendLost(Lost::Broke(error))),
+                Poll::Ready(Err(error)) => return Err(LeaseEnd::BackendLost(Lost::Broke(error))),
                 Poll::Pending => {}
             }
         }
@@ -255,15 +253,15 @@ impl Session {
             false => self.take_replies(lease),
         };
         match poll_forward(&mut lease.socket, &mut self.client, cx) {
-            Poll::Ready(Err(_)) => return Err(Outcome::ClientGone(leaving)),
+            Poll::Ready(Err(_)) => return Err(LeaseEnd::ClientGone(leaving)),
             Poll::Ready(Ok(())) | Poll::Pending => {}
         }
-        lost.map_err(Outcome::BackendLost)?;
+        lost.map_err(LeaseEnd::BackendLost)?;
         if self.is_over(lease) {
-            return Err(Outcome::Done);
+            return Err(LeaseEnd::Done);
         }
         if leaving && (self.pipeline.outstanding() == 0 || self.copy_in) {
-            return Err(Outcome::ClientGone(true));
+            return Err(LeaseEnd::ClientGone(true));
         }
         moved |= !reads && self.reads_backend(lease) || held_back && !self.holds_back(lease);
         // Who waits for answers is listened to all the same: it may leave.
@@ -272,7 +270,7 @@ impl Session {
             match self.client.poll_fill(cx) {
                 // It has said all that it wanted, and is served to its end.
                 Poll::Ready(Ok(0)) if self.says_goodbye() => {}
-                Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Err(Outcome::ClientGone(false)),
+                Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Err(LeaseEnd::ClientGone(false)),
                 Poll::Ready(Ok(_)) => moved = true,
                 Poll::Pending => {}
             }
@@ -282,14 +280,14 @@ impl Session {
 
     /// The backend takes nothing more: what it said last (FATAL) may still be there to read.
     #[cold]
-    fn last_words(&mut self, lease: &mut Backend, cx: &mut Context<'_>, error: io::Error) -> Outcome {
+    fn last_words(&mut self, lease: &mut Backend, cx: &mut Context<'_>, error: io::Error) -> LeaseEnd {
         loop {
             if let Err(lost) = self.take_replies(lease) {
-                return Outcome::BackendLost(lost);
+                return LeaseEnd::BackendLost(lost);
             }
             match lease.socket.poll_fill(cx) {
                 Poll::Ready(Ok(n)) if n > 0 => {}
-                _ => return Outcome::BackendLost(Lost::Broke(error)),
+                _ => return LeaseEnd::BackendLost(Lost::Broke(error)),
             }
         }
     }

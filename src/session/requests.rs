@@ -17,7 +17,18 @@ pub(super) const LARGEST_PARSE: usize = 1024 * 1024;
 /// The names at the start of a Bind end before this; what PostgreSQL cuts at 63 bytes is never longer.
 pub(super) const LONGEST_NAMES: usize = 16 * 1024;
 
-/// What the client wants.
+/// What becomes of a client without a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Alone {
+    /// Its next message needs a backend.
+    NeedsBackend,
+    /// More of its bytes are needed, or nothing.
+    NeedsBytes,
+    /// It leaves.
+    Leaves,
+}
+
+/// What a client with a lease wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wish {
     /// More of its bytes are needed, or nothing.
@@ -27,31 +38,30 @@ pub(super) enum Wish {
 }
 
 impl Session {
-    /// Handles what a client without a lease has sent, as far as no backend is needed. `true`: the next message needs
-    /// one.
+    /// Handles what a client without a lease has sent, as far as no backend is needed.
     ///
     /// # Errors
     /// A broken frame.
-    pub(super) fn answer_alone(&mut self) -> Result<Option<Wish>, Error> {
+    pub(super) fn answer_alone(&mut self) -> Result<Alone, Error> {
         loop {
             if self.refused.is_some() && !self.skip_refused()? {
-                return Ok(Some(Wish::More));
+                return Ok(Alone::NeedsBytes);
             }
             let unseen = self.client.unseen();
-            let Some(header) = Header::peek(unseen, tag::limit)? else { return Ok(Some(Wish::More)) };
+            let Some(header) = Header::peek(unseen, tag::limit)? else { return Ok(Alone::NeedsBytes) };
             if header.tag == tag::QUERY && self.answers_query(header) {
                 continue;
             }
             let unseen = self.client.unseen();
             match header.tag {
-                tag::TERMINATE => return Ok(Some(Wish::Leave)),
+                tag::TERMINATE => return Ok(Alone::Leaves),
                 tag::SYNC | tag::FLUSH | tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL | tag::CLOSE => {
                     let Some(body) = unseen.get(HEADER..header.total) else {
                         match header.tag {
                             // What is left of a COPY that failed may be large: it is dropped as it comes.
                             tag::COPY_DATA => self.drop_stray(header),
-                            _ if header.total > LONGEST_NAMES => return Ok(None),
-                            _ => return Ok(Some(Wish::More)),
+                            _ if header.total > LONGEST_NAMES => return Ok(Alone::NeedsBackend),
+                            _ => return Ok(Alone::NeedsBytes),
                         }
                         continue;
                     };
@@ -62,14 +72,14 @@ impl Session {
                             self.statements.settle();
                             backend::bare(self.client.output(), backend::CLOSE_COMPLETE);
                         }
-                        (tag::CLOSE, _) => return Ok(None),
+                        (tag::CLOSE, _) => return Ok(Alone::NeedsBackend),
                         _ => {}
                     }
                     self.client.consume(header.total);
                 }
                 // A backend is not borrowed for half a message: a client that stops there would hold it.
-                _ if unseen.len() < self.needed(header) => return Ok(Some(Wish::More)),
-                _ => return Ok(None),
+                _ if unseen.len() < self.needed(header) => return Ok(Alone::NeedsBytes),
+                _ => return Ok(Alone::NeedsBackend),
             }
         }
     }

@@ -137,7 +137,7 @@ impl End {
 }
 
 /// How a lease ended, or why it did not.
-pub(super) enum Outcome {
+pub(super) enum LeaseEnd {
     /// The transaction is over.
     Done,
     /// The client is gone; `true`: it said so.
