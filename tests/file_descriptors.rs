@@ -59,7 +59,7 @@ impl Drop for Limited {
 #[test]
 fn too_few_file_descriptors_are_worth_a_warning() {
     let log = Limited::run(256, 300).log_until("pgfunnel is ready");
-    assert!(log.contains("file descriptor limit 300 is below the 1164 that max_clients = 1000"), "{log}");
+    assert!(log.contains("file descriptor limit 300 is below the 1264 that max_clients = 1000"), "{log}");
 }
 
 #[test]
@@ -69,5 +69,5 @@ fn a_low_soft_limit_on_file_descriptors_is_raised() {
     assert!(!log.contains("file descriptor limit"), "{log}");
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", limited.child.id())).expect("its limits");
     let files = limits.lines().find_map(|line| line.strip_prefix("Max open files")).expect("one on files");
-    assert_eq!(files.split_whitespace().collect::<Vec<_>>(), ["1164", "4000", "files"]);
+    assert_eq!(files.split_whitespace().collect::<Vec<_>>(), ["1264", "4000", "files"]);
 }

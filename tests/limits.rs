@@ -102,6 +102,33 @@ fn max_clients_refuses_with_a_reason() -> Result {
 }
 
 #[test]
+fn connections_that_say_nothing_are_bounded() -> Result {
+    let cluster = Cluster::start()?;
+    let proxy = Config::of(&cluster).top("max_clients = 3").console().start()?;
+    let mut client = proxy.target().connect()?;
+    let _others = (proxy.target().connect()?, proxy.target().connect()?);
+    let mut console = proxy.console().connect()?;
+    // Beyond max_clients 100 are accepted, of which the console is one.
+    let silent: Vec<_> = (0..99).map(|_| Wire::open(&proxy.target())).collect::<Result<_>>()?;
+    eventually("they are accepted", || Ok(proxy.metric("pgfunnel_clients_logging_in", &[])? == 99.0))?;
+    for _ in 0..40 {
+        let mut more = Wire::open(&proxy.target())?;
+        let error = more.read_to_close()?.error();
+        assert_eq!((error.severity.as_str(), error.code.as_str()), ("FATAL", "53300"));
+        assert!(error.message.contains("max_clients"), "{error:?}");
+    }
+    assert_eq!(proxy.metric("pgfunnel_clients_logging_in", &[])?, 99.0);
+    assert_eq!(proxy.metric("pgfunnel_refusals_total", &["setting=\"max_clients\""])?, 40.0);
+    assert!(proxy.log_lines()?.len() < 30, "a line for each");
+    assert_eq!(client.value("select 'served'")?, "served");
+    assert_eq!(console.row("SHOW LISTS", "list", "login_clients")?["items"], "99");
+    drop(silent);
+    eventually("there is room for a console again", || Ok(matches!(proxy.console().login(), Ok(Ok(_)))))?;
+    assert_eq!(proxy.target().refusal()?.code, "53300");
+    Ok(())
+}
+
+#[test]
 fn one_application_or_user_cannot_take_the_whole_pool() -> Result {
     let cluster = Cluster::start()?;
     for limit in [("max_leases_per_application = 2", ""), ("", "max_leases = 2")] {

@@ -24,7 +24,7 @@ use crate::cancel::Clients;
 use crate::metrics::metrics;
 use crate::pool::Registry;
 pub use cloudwatch::Reporter;
-pub use console::{Console, Shutdown, Wish};
+pub use console::{Console, MOST as MOST_CONSOLES, Shutdown, Wish};
 pub use diagnosis::{Diagnosis, Facts, Holders, PoolFacts, Severity, diagnose};
 pub use http::serve;
 pub use survey::{Caller, Clock, Crowd, Seen, Survey};

@@ -10,6 +10,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::{ConfigArgs, print_error, print_errors, runtime};
 use crate::config::Config;
+use crate::server::RESERVED_CONNECTIONS;
 
 pub(super) const HELP: &str = "\
 Environment:
@@ -81,7 +82,7 @@ fn start_logging(filter: EnvFilter) {
 /// Every client and backend is a descriptor. Raise the soft limit, and the hard one if we may; if that is not
 /// enough, say so now rather than when accept fails.
 fn raise_descriptor_limit(config: &Config) {
-    let needed = config.max_clients as u64 + config.max_backends as u64 + SPARE_DESCRIPTORS;
+    let needed = (config.max_clients + RESERVED_CONNECTIONS + config.max_backends) as u64 + SPARE_DESCRIPTORS;
     let Ok((soft, hard)) = Resource::NOFILE.get() else { return };
     if soft >= needed || Resource::NOFILE.set(needed, hard.max(needed)).is_ok() {
         return;

@@ -365,7 +365,7 @@ fn no_randomness() -> Error {
 }
 
 #[cold]
-fn too_many(whose: &str, setting: &str, limit: usize) -> Error {
+pub(super) fn too_many(whose: &str, setting: &str, limit: usize) -> Error {
     metrics().count_refusal(setting);
     Error::new(
         Side::Proxy,

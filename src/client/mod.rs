@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use bytes::BytesMut;
 
 use crate::cancel::{Clients, Handle};
 use crate::config::Config;
@@ -61,10 +62,11 @@ enum Admitted {
 }
 
 /// Counts a client, or an operator, while it lives.
-pub(crate) struct Count(Arc<AtomicUsize>);
+pub struct Count(Arc<AtomicUsize>);
 
 impl Count {
-    pub(crate) fn new(count: &Arc<AtomicUsize>) -> Self {
+    /// One more.
+    pub fn new(count: &Arc<AtomicUsize>) -> Self {
         count.fetch_add(1, Ordering::AcqRel);
         Self(count.clone())
     }
@@ -108,8 +110,7 @@ impl Drop for UserCount {
 }
 
 /// Logs one accepted connection in, and starts its session. Who wants the admin console is returned instead.
-pub async fn serve(shared: Arc<Shared>, plain: Plain, peer: Option<SocketAddr>) -> Option<Box<Operator>> {
-    let count = Count::new(&shared.count);
+pub async fn serve(shared: Arc<Shared>, plain: Plain, peer: Option<SocketAddr>, count: Count) -> Option<Box<Operator>> {
     match admit(&shared, plain, peer).await? {
         Admitted::Client(client) => {
             let (socket, client) = *client;
@@ -208,6 +209,24 @@ impl From<Error> for Refusal {
     }
 }
 
+/// Refuses a connection as it comes, beyond all that are accepted. PostgreSQL, when it can start no process for one, tells
+/// it so with a single write that does not wait (`report_fork_failure_to_client`), whatever it may want to say.
+pub fn turn_away(shared: &Shared, plain: &Plain, peer: Option<SocketAddr>) {
+    let error = login::too_many("pgfunnel", "max_clients", shared.config.load().max_clients);
+    note_refusal(&error, peer);
+    let mut farewell = BytesMut::new();
+    backend::error(&mut farewell, Severity::Fatal, &error);
+    plain.send_at_once(&farewell);
+}
+
+fn note_refusal(error: &Error, peer: Option<SocketAddr>) {
+    // Class 28: who it is, and whether it may come without TLS.
+    metrics().count_login(if error.code.code().starts_with("28") { "denied" } else { "failed" });
+    metrics().count_error(error);
+    trouble::note(error, &"", "");
+    counted!(INFO, "login refused", "", error.code.code(), { peer = peer_name(peer), }, "{error}");
+}
+
 async fn refuse(socket: Option<Socket>, peer: Option<SocketAddr>, refusal: Refusal) {
     let (socket, error) = match refusal {
         Refusal::Told(error) => (socket, error),
@@ -215,11 +234,7 @@ async fn refuse(socket: Option<Socket>, peer: Option<SocketAddr>, refusal: Refus
         Refusal::NoTls => return metrics().count_login("denied"),
         Refusal::Gone => return metrics().count_login("left"),
     };
-    // Class 28: who it is, and whether it may come without TLS.
-    metrics().count_login(if error.code.code().starts_with("28") { "denied" } else { "failed" });
-    metrics().count_error(&error);
-    trouble::note(&error, &"", "");
-    counted!(INFO, "login refused", "", error.code.code(), { peer = peer_name(peer), }, "{error}");
+    note_refusal(&error, peer);
     let Some(mut socket) = socket else { return };
     backend::error(socket.output(), Severity::Fatal, &error);
     let farewell = async {

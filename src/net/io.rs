@@ -102,6 +102,12 @@ impl Plain {
         let _ = self.sock().set_linger(Some(Duration::ZERO));
     }
 
+    /// Sends what goes out without waiting; for the last words of a connection that nobody has read from or written to.
+    pub fn send_at_once(&self, bytes: &[u8]) {
+        // Failing here means that the peer has gone or does not listen.
+        let _ = self.sock().send(bytes);
+    }
+
     fn sock(&self) -> SockRef<'_> {
         match self {
             Plain::Tcp(tcp) => SockRef::from(tcp),

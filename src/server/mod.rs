@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::admin::{self, Console, Readiness, Reporter, Watched};
 use crate::cancel::{Clients, Order};
-use crate::client::{self, PassedThrough, Shared};
+use crate::client::{self, Count, PassedThrough, Shared};
 use crate::config::Config;
 use crate::log::counted;
 use crate::net::Plain;
@@ -27,6 +27,10 @@ use orders::{End, Orders, show_config};
 
 /// After SIGTERM and `drain_timeout`, or SIGINT: how long clients may take to be told.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Connections that are accepted beyond `max_clients`: who comes then is told so, cancels a statement, or opens the console.
+/// Room for every console, and for as many on their way in or out.
+pub const RESERVED_CONNECTIONS: usize = 2 * admin::MOST_CONSOLES;
 
 /// What makes the server end before it is told to.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -184,7 +188,12 @@ async fn accept(listener: Listener, shared: Arc<Shared>, console: Arc<Console>, 
         match accepted {
             Ok((plain, peer)) => {
                 pause = Duration::ZERO;
-                tokio::spawn(serve(shared.clone(), console.clone(), plain, peer));
+                let count = Count::new(&shared.count);
+                if is_full(&shared, &console) {
+                    client::turn_away(&shared, &plain, peer);
+                    continue;
+                }
+                tokio::spawn(serve(shared.clone(), console.clone(), plain, peer, count));
             }
             Err(error) => {
                 pause = (pause * 2).clamp(Duration::from_millis(5), Duration::from_secs(1));
@@ -195,9 +204,14 @@ async fn accept(listener: Listener, shared: Arc<Shared>, console: Arc<Console>, 
     }
 }
 
+/// Whether the last connection is one too many. Those that say nothing count, too: each is a descriptor.
+fn is_full(shared: &Shared, console: &Console) -> bool {
+    clients(shared) + console.open() > shared.config.load().max_clients + RESERVED_CONNECTIONS
+}
+
 /// Serves one connection: a client's, or an operator's.
-async fn serve(shared: Arc<Shared>, console: Arc<Console>, plain: Plain, peer: Option<SocketAddr>) {
-    if let Some(operator) = client::serve(shared, plain, peer).await {
+async fn serve(shared: Arc<Shared>, console: Arc<Console>, plain: Plain, peer: Option<SocketAddr>, count: Count) {
+    if let Some(operator) = client::serve(shared, plain, peer, count).await {
         // Boxed: a client's task is as large as its largest wait.
         Box::pin(console.serve(operator)).await;
     }

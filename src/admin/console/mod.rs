@@ -20,7 +20,7 @@ use crate::wire::backend::{self, Severity};
 use session::Session;
 
 /// Consoles at one time: a tool that forgets to close its connections is stopped early.
-const MOST: usize = 50;
+pub const MOST: usize = 50;
 
 /// Of those, so many are for who may do everything: who may only look cannot shut them out.
 const RESERVED: usize = 10;
@@ -103,7 +103,8 @@ impl Console {
         let _ = tokio::time::timeout(FAREWELL, gone).await;
     }
 
-    fn open(&self) -> usize {
+    /// How many there are.
+    pub fn open(&self) -> usize {
         self.watched.consoles.load(Ordering::Acquire)
     }
 
