@@ -67,6 +67,7 @@ fn settings_are_changed_until_the_next_reload() -> Result {
     let mut console = proxy.console().connect()?;
     let mut client = proxy.target().connect()?;
     client.value("select 1")?;
+    let failed = || proxy.metric("pgfunnel_reloads_total", &["outcome=\"failed\""]);
     let mut size = || console.pool("SHOW POOLS").map(|row| row["pool_size"].clone());
     assert_eq!(size()?, "2");
     let mut orders = proxy.console().connect()?;
@@ -90,11 +91,13 @@ fn settings_are_changed_until_the_next_reload() -> Result {
         assert_eq!((error.code.as_str(), error.detail.contains(detail)), ("F0000", true), "{wrong}: {error:?}");
     }
     assert_eq!(size()?, "4");
+    assert!(failed()? == 0.0 && !proxy.log().contains("not reloaded"), "nobody is called for a typing error");
     orders.order("RELOAD")?;
     assert_eq!(size()?, "2");
     proxy.reload(&config.clone().top("pol_size = 3"))?;
     let error = orders.query("RELOAD")?.error();
     assert!(error.code == "F0000" && error.detail.contains("unknown key \"pol_size\""), "{error:?}");
+    eventually("SIGHUP and RELOAD have failed", || Ok(failed()? == 2.0))?;
     assert_eq!(client.value("select 1")?, "1");
     let log = proxy.log();
     assert!(log.contains("SET \\\"pool_size\\\" = \\\"7\\\""), "who changes what is in the log");

@@ -50,7 +50,7 @@ impl Orders {
                 _ = self.interrupt.recv() => return End::Drain(Duration::ZERO),
                 _ = self.hangup.recv() => {
                     // It is in the log.
-                    let _ = reload(shared, Config::reload).await;
+                    let _ = reload(shared).await;
                     continue;
                 }
                 wish = self.wishes.recv() => wish,
@@ -58,10 +58,10 @@ impl Orders {
             match wish {
                 Some(Wish::Reload(reply)) => {
                     // Who asked may be gone.
-                    let _ = reply.send(reload(shared, Config::reload).await);
+                    let _ = reply.send(reload(shared).await);
                 }
                 Some(Wish::Set { key, value, reply }) => {
-                    let _ = reply.send(reload(shared, move |config| config.set(&key, &value)).await);
+                    let _ = reply.send(put_in_force(shared, move |config| config.set(&key, &value)).await);
                 }
                 Some(Wish::Shutdown(Shutdown::Now)) => return End::Drain(Duration::ZERO),
                 Some(Wish::Shutdown(Shutdown::WaitForServers)) => return End::WaitForServers,
@@ -73,35 +73,9 @@ impl Orders {
     }
 }
 
-/// Puts another configuration in force, made from the one that is: all of it or, if anything is wrong, nothing.
-async fn reload(
-    shared: &Arc<Shared>,
-    make: impl FnOnce(&Config) -> Result<Config, ConfigErrors> + Send + 'static,
-) -> Result<(), String> {
-    let old = shared.config.load_full();
-    let read = move || -> Result<_, Failure> {
-        let config = make(&old).map_err(|errors| errors.to_string())?;
-        let tls = ServerTls::build(&config.client_tls)?;
-        Ok((config, tls))
-    };
-    let outcome = match tokio::task::spawn_blocking(read).await {
-        Ok(Ok((config, tls))) => {
-            let config = Arc::new(config);
-            shared.registry.reload(config.clone()).map_err(Failure::from).map(|()| {
-                for warning in &config.warnings {
-                    tracing::warn!("{warning}");
-                }
-                show_config(&config);
-                shared.tls.store(tls.map(Arc::new));
-                shared.config.store(config);
-                shared.auth_query.clear();
-                warm(shared);
-            })
-        }
-        Ok(Err(error)) => Err(error),
-        Err(error) => Err(error.into()),
-    };
-    let outcome = outcome.map_err(|error| error.to_string());
+/// Reads the configuration again. Whoever watches must see that it failed, also if nobody waits for the answer.
+async fn reload(shared: &Arc<Shared>) -> Result<(), String> {
+    let outcome = put_in_force(shared, Config::reload).await;
     match &outcome {
         Ok(()) => {
             tracing::info!("configuration reloaded");
@@ -113,6 +87,32 @@ async fn reload(
         }
     }
     outcome
+}
+
+/// Puts another configuration in force, made from the one that is: all of it or, if anything is wrong, nothing.
+async fn put_in_force(
+    shared: &Arc<Shared>,
+    make: impl FnOnce(&Config) -> Result<Config, ConfigErrors> + Send + 'static,
+) -> Result<(), String> {
+    let old = shared.config.load_full();
+    let read = move || -> Result<_, Failure> {
+        let config = make(&old).map_err(|errors| errors.to_string())?;
+        let tls = ServerTls::build(&config.client_tls)?;
+        Ok((config, tls))
+    };
+    let made = tokio::task::spawn_blocking(read).await.map_err(|error| error.to_string())?;
+    let (config, tls) = made.map_err(|error| error.to_string())?;
+    let config = Arc::new(config);
+    shared.registry.reload(config.clone()).map_err(|error| error.to_string())?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    show_config(&config);
+    shared.tls.store(tls.map(Arc::new));
+    shared.config.store(config);
+    shared.auth_query.clear();
+    warm(shared);
+    Ok(())
 }
 
 /// Shows the configuration in force in the metrics.
