@@ -278,6 +278,7 @@ fn wrong_variables() {
         ("PGFUNNEL_USERS__APP__SECRET", "hunter2", "secret in [users.app]: must be as pg_authid"),
         ("PGFUNNEL_USERS__APP__PASWORD", "hunter2", "did you mean \"PGFUNNEL_USERS__APP__PASSWORD\"?"),
         ("PGFUNNEL_LISTEN", "127.0.0.1:1,127.0.0.1:1", "listen = \"127.0.0.1:1\": must be listed only once"),
+        ("DATABASE_URL", "postgres://app:x@hunter2@db:5432/app", "an @ too many: in a password it must be written %40"),
         ("DATABASE_URL", "mysql://app:hunter2@db/app", "does not begin with postgres://"),
         ("DATABASE_URL", "postgres://app:hunter2@db/x?sslmode=on", "tls = \"on\" in [databases.x]: must be one of"),
         ("DATABASE_URL", "postgres://app:hunter2@db/x?sslmod=on", "unknown parameter \"sslmod\"; did you mean"),

@@ -26,6 +26,7 @@ pub use pool::{HiddenState, Isolation, PoolMode, PoolOverrides, PoolSettings, Po
 pub use secret::{Password, Secret};
 pub use set::Setting;
 pub use source::{ConfigError, ConfigErrors, Source};
+pub(crate) use url::check_encoding;
 
 pub mod pem;
 

@@ -105,6 +105,7 @@ impl Target {
         if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
             return Err("does not begin with postgres:// or postgresql://".to_owned());
         }
+        check_encoding(url)?;
         let Split { url, tls, ignored } = Split::new(url)?;
         let config: tokio_postgres::Config = url.parse().map_err(|error: tokio_postgres::Error| {
             std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string)
@@ -139,6 +140,33 @@ fn host(config: &tokio_postgres::Config) -> Result<String, String> {
         ([], []) => Err("names no host".to_owned()),
         _ => Err("names several hosts; pgfunnel serves one per database entry".to_owned()),
     }
+}
+
+/// Refuses a URL whose password is not percent-encoded where that matters: the rest of it would be taken for another part,
+/// and shown.
+///
+/// # Errors
+/// What to write instead.
+pub(crate) fn check_encoding(url: &str) -> Result<(), String> {
+    let rest = url.split_once("://").map_or("", |(_, rest)| rest);
+    let (login, rest) = rest.split_once('@').unwrap_or(("", rest));
+    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let user = login.split_once(':').map_or(login, |(user, _)| user);
+    // In front of the first @ there may be the password of the query.
+    let in_query = user.contains(['/', '?']) || login.contains("?password=") || login.contains("&password=");
+    if in_query || place.contains('@') {
+        return Err("has an @ too many: in a password it must be written %40".to_owned());
+    }
+    let names = || query.split('&').filter_map(|parameter| parameter.split_once('=')).map(|(name, _)| name);
+    let may_show = !query.contains('@') && !names().any(|name| name == "password");
+    if !may_show && names().any(|name| !known_parameters().any(|known| known == name)) {
+        return Err("has an unknown parameter; in a password @ must be written %40, & %26, and ? %3F".to_owned());
+    }
+    Ok(())
+}
+
+fn known_parameters() -> impl Iterator<Item = &'static str> {
+    KEYS.iter().map(|(theirs, _)| *theirs).chain(PARSED).chain(IGNORED)
 }
 
 /// `sslrootcert=system` means the system's authorities, and `verify-full` unless something else is asked for.
@@ -180,7 +208,7 @@ impl Split {
             } else if IGNORED.contains(&name) {
                 ignored.push(name.to_owned());
             } else {
-                let known: Vec<&str> = KEYS.iter().map(|(theirs, _)| *theirs).chain(PARSED).chain(IGNORED).collect();
+                let known: Vec<&str> = known_parameters().collect();
                 return Err(format!("unknown parameter \"{name}\"{}", suggest::hint(name, &known)));
             }
         }
@@ -248,6 +276,35 @@ mod tests {
             let problem = Target::parse(url).expect_err(url);
             assert!(problem.contains(part), "{url}: {problem}");
             assert!(!problem.contains("hunter2"), "{problem}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_encoded_is_not_shown_in_another_part() {
+        for (url, part) in [
+            ("postgres://a:x@hunter2@db:5432/app", "%40"),
+            ("postgres://a:x@y/hunter2@db:5432/app", "%40"),
+            ("postgres://a:x/y@hunter2@db/app", "%40"),
+            ("postgres://a:x#y@hunter2@db/app", "%40"),
+            ("postgres://a:x@y?hunter2@db/app", "without a value"),
+            ("postgres://a:x@y?hunter2=z@db/app", "%40"),
+            ("postgres://db/x?user=a&password=x@hunter2", "%40"),
+            ("postgres://db:5432/x?user=a&password=x@hunter2", "%40"),
+            ("postgres:///x?host=/run/pg&user=a&password=x@hunter2", "%40"),
+            ("postgres://a@db/x?password=x&hunter2=y", "%26"),
+            ("postgres://a@db/x?password=x&hunter2", "without a value"),
+            ("postgres://a:hunter2/x", "port"),
+        ] {
+            let problem = Target::parse(url).expect_err(url);
+            assert!(problem.contains(part), "{url}: {problem}");
+            assert!(!problem.contains("hunter2"), "{problem}");
+        }
+        for (url, password) in [
+            ("postgres://a:x%40y@db/app", "x@y"),
+            ("postgres://a:x/y?z=#w:v@db/app", "x/y?z=#w:v"),
+            ("postgres://a@db/x?password=y%40z%26&application_name=a@b", "y@z&"),
+        ] {
+            assert_eq!(Target::parse(url).expect(url).password, Some(Password(password.to_owned())));
         }
     }
 }

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use percent_encoding::percent_decode_str;
 
-use crate::config::{BackendTls, BackendTlsMode, TlsIdentity};
+use crate::config::{BackendTls, BackendTlsMode, TlsIdentity, check_encoding};
 
 /// Takes the URL apart.
 pub(super) fn parse(url: &str) -> Result<(tokio_postgres::Config, BackendTls), String> {
+    check_encoding(url).map_err(|problem| format!("the connection URL {problem}"))?;
     let (base, query) = url.split_once('?').unwrap_or((url, ""));
     let (mut mode, mut ca, mut cert, mut key) = (BackendTlsMode::Prefer, None, None, None);
     let mut rest = Vec::new();
@@ -81,6 +82,8 @@ mod tests {
             "postgres://u:hunter2@h:port/d",
             "postgres://u:hunter2@h/d?nonsense=1",
             "mysql://u:hunter2@h/d",
+            "postgres://u:x@hunter2@h/d",
+            "postgres://u@h/d?password=x&hunter2=y",
         ] {
             let message = parse(url).unwrap_err();
             assert!(!message.contains("hunter2"), "{message}");
