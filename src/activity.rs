@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::clock::Moment;
 
-/// What a logged-in client may be doing.
+/// What a client may be doing, from when it has proved who it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum State {

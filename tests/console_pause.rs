@@ -53,6 +53,52 @@ fn a_database_is_restarted_behind_a_pause_and_no_client_fails() -> Result {
 }
 
 #[test]
+fn who_waits_in_its_login_is_seen_and_asks_no_more_than_it_must() -> Result {
+    let cluster = Cluster::conf("log_statement = 'all'\n")?;
+    let proxy = Config::of(&cluster).top("pool_size = 1").console().start()?;
+    let mut console = proxy.console().connect()?;
+    console.order("PAUSE app")?;
+    let target = proxy.target().parameter("application_name", "cold").parameter("work_mem", "3333kB");
+    let logins: Vec<_> = (0..25)
+        .map(|_| {
+            let target = target.clone();
+            std::thread::spawn(move || {
+                let login = target.login().map_err(|error| format!("{error:?}"))?;
+                Ok::<_, String>(login.map_err(|error| error.code))
+            })
+        })
+        .collect();
+    eventually("all wait", || Ok(proxy.waiting()? == 25.0))?;
+    assert_eq!(proxy.metric("pgfunnel_clients", &[])?, 25.0);
+    assert_eq!(console.pool("SHOW POOLS")?["cl_waiting"], "25");
+    assert_eq!(proxy.metric("pgfunnel_clients_logging_in", &[])?, 0.0);
+    assert!(proxy.metric("pgfunnel_pool_pressure", &[])? > 1.0);
+    eventually("it is said", || Ok(console.table("SHOW DIAGNOSIS")?[0]["sentence"].contains("25 clients wait")))?;
+    assert_eq!(console.row("SHOW CALLERS", "application_name", "cold")?["waiting"], "25");
+    // One of them is told to leave, and does not wait for its turn.
+    let id = console.row("SHOW CLIENTS", "application_name", "cold")?["id"].clone();
+    console.order(&format!("KILL_CLIENT {id}"))?;
+    eventually("it has left", || Ok(console.pool("SHOW POOLS")?["cl_waiting"] == "24"))?;
+    console.order("RESUME app")?;
+    let mut codes = Vec::new();
+    let mut clients = Vec::new();
+    for login in logins {
+        match login.join().map_err(|_| "it panicked")?? {
+            Ok(client) => clients.push(client),
+            Err(code) => codes.push(code),
+        }
+    }
+    assert_eq!((codes, clients.len()), (vec!["57P01".to_owned()], 24));
+    assert_eq!(proxy.metric("pgfunnel_clients", &["state=\"idle\""])?, 24.0);
+    for client in clients.iter_mut().take(3) {
+        assert_eq!(client.value("show work_mem")?, "3333kB");
+    }
+    let asked = cluster.log().matches("= '3333kB'").count();
+    assert_eq!(asked, 1, "the settings were put in force for one, and asked about once");
+    Ok(())
+}
+
+#[test]
 fn nobody_connects_behind_a_pause_that_began_while_the_database_was_down() -> Result {
     let mut cluster = Cluster::start()?;
     let proxy = Config::of(&cluster).top("borrow_timeout = \"20s\"").console().start()?;

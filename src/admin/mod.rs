@@ -79,6 +79,8 @@ fn look(watched: &Watched) {
     });
     metrics().callers.show(callers);
     metrics().clients_tls.set(survey.tls as i64);
+    let entered: usize = survey.pools.values().flat_map(|crowd| crowd.clock.clients).sum();
+    metrics().clients_logging_in.set(watched.connected().saturating_sub(entered) as i64);
     metrics().draining.set(i64::from(watched.readiness.is_draining()));
     metrics().show_workers(&Handle::current().metrics());
 }

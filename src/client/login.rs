@@ -6,11 +6,11 @@ use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use super::startup::Arrival;
-use super::{Access, Refusal, Shared, UserCount, console};
+use super::{Access, Refusal, Shared, UserCount, begin, console};
 use crate::auth::scram::{self, SaltedKeys, ServerExchange, ServerStep};
 use crate::auth::{AuthFailure, md5};
 use crate::backend::Credential;
-use crate::cancel::{Entry, Who};
+use crate::cancel::Entry;
 use crate::config::{Config, Password, Secret, UnlistedUsers};
 use crate::error::{Error, Side, SqlState};
 use crate::log::counted;
@@ -19,8 +19,7 @@ use crate::net::Socket;
 use crate::pool::{Pool, PoolKey, configured_credential, no_database};
 use crate::secrets::{Proof, auth_query};
 use crate::session::no_replication;
-use crate::trace::{self, TraceContext};
-use crate::track::{Params, Settings, options};
+use crate::track::{Params, Settings};
 use crate::wire::backend;
 use crate::wire::startup::Startup;
 use crate::wire::{HEADER, Version, frontend, split_cstr};
@@ -85,21 +84,7 @@ pub(super) async fn login(shared: &Arc<Shared>, socket: &mut Socket, arrival: Ar
         None => None,
     };
     let pool = shared.registry.pool(&key, credential)?;
-    let mut settings = settings(startup)?;
-    // Not one of PostgreSQL's.
-    let parameter = settings.remove(trace::PARAMETER);
-    let params = pool.resolve(settings).await?;
-    let name = params.settings.get("application_name").unwrap_or_default();
-    let (application, traced) = TraceContext::of_application(name);
-    let trace = parameter.and_then(|value| TraceContext::parse(value.as_bytes())).or(traced);
-    let who = Who {
-        pool: pool.clone(),
-        application: application.into(),
-        trace,
-        peer: arrival.peer,
-        tls: socket.io().is_tls(),
-    };
-    let entry = shared.clients.enter(who, key_length)?;
+    let (entry, params) = begin::enter(shared, &pool, &arrival, key_length).await?;
     greet(socket, &entry, &params);
     socket.flush().await?;
     socket.give_back();
@@ -287,40 +272,6 @@ async fn look_up(
                 .hint("pgfunnel's log says why auth_query failed."))
         }
     }
-}
-
-/// What the client wants its session to start with.
-fn settings(startup: &Startup) -> Result<Settings, Error> {
-    let mut settings = requested(startup)?;
-    // RESET ALL leaves these alone, so they would stay in force for the next client.
-    for name in ["role", "session_authorization"] {
-        if settings.remove(name).is_some() {
-            return Err(Error::new(
-                Side::Client,
-                SqlState::FEATURE_NOT_SUPPORTED,
-                format!("parameter \"{name}\" cannot be set at connection start through a connection pool"),
-            )
-            .hint("Use SET ROLE or SET SESSION AUTHORIZATION after connecting."));
-        }
-    }
-    Ok(settings)
-}
-
-fn requested(startup: &Startup) -> Result<Settings, Error> {
-    let mut settings = Settings::default();
-    for (name, value) in &startup.parameters {
-        match name.as_str() {
-            "user" | "database" | "replication" => {}
-            "options" => {
-                for (name, value) in options::settings(value)? {
-                    settings.set(&name, value);
-                }
-            }
-            name if name.starts_with("_pq_.") => {}
-            name => settings.set(name, value.clone()),
-        }
-    }
-    Ok(settings)
 }
 
 /// AuthenticationOk to ReadyForQuery, in one write.

@@ -1,6 +1,7 @@
 //! A connection into pgfunnel, from accept to the end of its session: PROXY header, TLS, startup packet, login; then
 //! [`Session`]. Everything before the session is limited in time and size.
 
+mod begin;
 mod console;
 mod login;
 mod passthrough;
@@ -20,7 +21,7 @@ use crate::config::Config;
 use crate::error::{Error, Side, SqlState};
 use crate::listen::Listeners;
 use crate::log::{counted, peer_name};
-use crate::metrics::{Counted, metrics};
+use crate::metrics::metrics;
 use crate::net::tls::ServerTls;
 use crate::net::{Plain, Socket, proxy_protocol};
 use crate::pool::Registry;
@@ -37,7 +38,7 @@ pub struct Shared {
     pub config: ArcSwap<Config>,
     /// The pools.
     pub registry: Arc<Registry>,
-    /// Logged-in clients.
+    /// Clients that are logged in, or wait for a backend in their login.
     pub clients: Arc<Clients>,
     /// Who listens for them.
     pub listeners: Arc<Listeners>,
@@ -141,7 +142,6 @@ fn attend(shared: &Shared, socket: Socket, client: login::Client, count: Count) 
 
 /// Everything up to the first ReadyForQuery, within `client_login_timeout`. `None`: there is no client to serve.
 async fn admit(shared: &Arc<Shared>, mut plain: Plain, mut peer: Option<SocketAddr>) -> Option<Admitted> {
-    let _logging_in = Counted::new(&metrics().clients_logging_in);
     let limit = shared.config.load().client_login_timeout;
     let mut socket = None;
     let accepted = Instant::now();

@@ -30,8 +30,8 @@ macro_rules! catalogue {
 
 catalogue! {
     gauge CLIENTS = "pgfunnel_clients" [database, user, state]
-        "Logged-in clients by state: idle, waiting (for a backend), active, idle_in_transaction, pinned (silent \
-         outside a transaction, and keeping a backend).";
+        "Logged-in clients, and those that wait for a backend in their login, by state: idle, waiting (for a backend), \
+         active, idle_in_transaction, pinned (silent outside a transaction, and keeping a backend).";
     gauge BACKENDS = "pgfunnel_backends" [database, user, state]
         "Backends by state: active, idle_in_transaction, pinned (as their clients are), cancelling (what a client \
          that is gone left behind is being ended), cleaning (what a client set is being removed), listening (for \
@@ -89,9 +89,9 @@ catalogue! {
     gauge CALLER_LONGEST_IDLE_IN_TRANSACTION_SECONDS = "pgfunnel_caller_longest_idle_in_transaction_seconds" [application, user]
         "How long a client of this caller has been silent in a transaction, holding a backend.";
     gauge CLIENTS_LOGGING_IN = "pgfunnel_clients_logging_in" []
-        "Clients that are not logged in yet.";
+        "Clients that are not among pgfunnel_clients yet.";
     gauge CLIENTS_TLS = "pgfunnel_clients_tls" []
-        "Logged-in clients that are connected by TLS.";
+        "Those of pgfunnel_clients that are connected by TLS.";
     gauge MAX_CLIENTS = "pgfunnel_max_clients" []
         "Clients that there may be: the setting max_clients.";
     histogram LOGIN_SECONDS = "pgfunnel_login_seconds" [phase]

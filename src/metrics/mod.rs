@@ -35,7 +35,7 @@ const TIME_BUCKETS: [f64; 15] =
 /// All metrics of the process.
 pub struct Metrics {
     registry: Registry,
-    /// Clients that have not reached their first ReadyForQuery.
+    /// Clients that are not among those of a pool yet.
     pub clients_logging_in: IntGauge,
     pools: Pools,
     /// Those who call.

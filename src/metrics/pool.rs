@@ -53,7 +53,7 @@ pub(super) struct Pools {
 /// The handles of one pool.
 #[derive(Debug, Clone)]
 pub struct PoolMetrics {
-    /// Logged-in clients in each [`State`].
+    /// Clients in each [`State`], from when they have proved who they are.
     pub clients: [IntGauge; 5],
     /// Backends in each of their states.
     pub backends: [IntGauge; 9],

@@ -96,23 +96,15 @@ impl Pool {
     /// # Errors
     /// PostgreSQL's own for a setting that it does not accept; those of [`Pool::borrow`].
     pub async fn resolve(self: &Arc<Self>, settings: Settings) -> Result<Arc<Params>, Error> {
-        if let Some(params) = self.params.get(&settings) {
+        if let Some(params) = self.known(&settings) {
             return Ok(params);
         }
-        let mut without_name = settings.clone();
-        let name = without_name.remove("application_name");
-        let plain = name.as_deref().and_then(plain_application_name);
-        if let (Some(name), Some(base)) = (plain, self.params.get(&without_name)) {
-            let mut reported = base.reported.clone();
-            reported.insert("application_name".to_owned(), name.to_owned());
-            return Ok(self.params.insert(settings, reported));
-        }
         let mut lease = self.borrow_for_errand().await?;
-        if settings.is_empty() {
-            // The backend that was opened, now or before, told what it reports.
-            let params = self.params.get(&settings);
+        // The backend that was opened told what it reports, and others may have asked meanwhile.
+        let known = self.known(&settings);
+        if known.is_some() || settings.is_empty() {
             lease.release();
-            return params.ok_or_else(super::shutting_down);
+            return known.ok_or_else(super::shutting_down);
         }
         if lease.residue != crate::track::Effects::NONE {
             lease.clean().await;
@@ -129,5 +121,18 @@ impl Pool {
                 Err(error.into_error())
             }
         }
+    }
+
+    /// The same as far as it is known without a question.
+    fn known(&self, settings: &Settings) -> Option<Arc<Params>> {
+        if let Some(params) = self.params.get(settings) {
+            return Some(params);
+        }
+        let mut without_name = settings.clone();
+        let name = without_name.remove("application_name")?;
+        let name = plain_application_name(&name)?;
+        let mut reported = self.params.get(&without_name)?.reported.clone();
+        reported.insert("application_name".to_owned(), name.to_owned());
+        Some(self.params.insert(settings.clone(), reported))
     }
 }
