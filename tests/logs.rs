@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::*;
@@ -200,5 +201,34 @@ fn a_caller_is_one_caller_whatever_it_traces() -> Result {
     assert_eq!(client.query("show pgfunnel_traceparent")?.error().code, "42704");
     // Not one: no trace, and nobody is turned away for it.
     proxy.target().parameter("pgfunnel_traceparent", "sesame").connect()?.value("select 1")?;
+    Ok(())
+}
+
+#[test]
+fn on_a_terminal_a_client_cannot_make_up_lines() -> Result {
+    let (port, dir) = (Port::reserve()?, tempfile::tempdir()?);
+    let path = dir.path().join("terminal");
+    // A terminal of its own, on stderr as well (script(1)).
+    let run = format!("exec setpriv --pdeathsig KILL -- {} run", env!("CARGO_BIN_EXE_pgfunnel"));
+    let mut terminal = Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "--", "script", "-qefc", &run])
+        .arg(&path)
+        .envs([("PGFUNNEL_LISTEN", port.addr().to_string()), ("PGFUNNEL_HTTP_LISTEN", "off".to_owned())])
+        .env("DATABASE_URL", "postgres://app@127.0.0.1:1/app")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()?;
+    let name = "a\nforged\u{2028}\u{1b}[31m";
+    let target = Target::new(Addr::Tcp(port.addr()), name, PASSWORD, APP);
+    let seen = || String::from_utf8_lossy(&std::fs::read(&path).unwrap_or_default()).into_owned();
+    let told = eventually("it is refused", || Ok(matches!(target.login(), Ok(Err(_)))))
+        .and_then(|()| eventually("that is shown", || Ok(seen().contains("login refused"))));
+    let _ = terminal.kill();
+    terminal.wait()?;
+    told?;
+    let log = seen();
+    assert!(log.contains("login refused") && log.contains("\"a\\nforged\\u{2028}\\u{1b}[31m\""), "{log}");
+    assert!(!log.lines().any(|line| line.starts_with("forged")) && !log.contains('\u{2028}'), "{log}");
+    assert!(log.contains("\u{1b}[3msqlstate\u{1b}[0m\u{1b}[2m=\u{1b}[0m\"28P01\""), "in colour: {log}");
     Ok(())
 }

@@ -3,6 +3,7 @@
 mod check;
 mod run;
 pub mod storm;
+mod text;
 
 use std::env::VarError;
 use std::fmt::Display;

@@ -7,8 +7,10 @@ use rlimit::Resource;
 use tokio::runtime::Runtime;
 use tracing::{error, warn};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt as _;
+use tracing_subscriber::fmt::format::debug_fn;
 
-use super::{ConfigArgs, print_error, print_errors, runtime};
+use super::{ConfigArgs, print_error, print_errors, runtime, text};
 use crate::config::Config;
 use crate::server::RESERVED_CONNECTIONS;
 
@@ -73,6 +75,7 @@ fn serve(runtime: Runtime, config: Config) -> ExitCode {
 fn start_logging(filter: EnvFilter) {
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     if io::stderr().is_terminal() {
+        let builder = builder.fmt_fields(debug_fn(text::field).delimited(" "));
         builder.with_ansi(std::env::var_os("NO_COLOR").is_none()).with_target(false).init();
     } else {
         builder.json().flatten_event(true).with_current_span(false).init();

@@ -82,7 +82,9 @@ async fn reload(shared: &Arc<Shared>) -> Result<(), String> {
             metrics().count_reload();
         }
         Err(error) => {
-            tracing::error!("configuration not reloaded, the old one stays in force:\n{error}");
+            for mistake in error.lines() {
+                tracing::error!("configuration not reloaded, the old one stays in force: {mistake}");
+            }
             metrics().count_failed_reload();
         }
     }
