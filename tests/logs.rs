@@ -232,3 +232,17 @@ fn on_a_terminal_a_client_cannot_make_up_lines() -> Result {
     assert!(log.contains("\u{1b}[3msqlstate\u{1b}[0m\u{1b}[2m=\u{1b}[0m\"28P01\""), "in colour: {log}");
     Ok(())
 }
+
+#[test]
+fn a_backend_that_is_ended_while_idle_is_told_with_its_pool() -> Result {
+    let cluster = Cluster::start()?;
+    let proxy = Config::of(&cluster).start()?;
+    let mut client = proxy.target().connect()?;
+    let pid = client.value("select pg_backend_pid()")?;
+    cluster.sql(&format!("select pg_terminate_backend({pid})"))?;
+    eventually("it is gone", || Ok(cluster.backends()? == 0))?;
+    // It is noticed as the backend is lent again.
+    assert_ne!(client.value("select pg_backend_pid()")?, pid);
+    proxy.wait_line("an idle backend was ended", &[("pool", "app/app"), ("sqlstate", "57P01"), ("backend", &pid)])?;
+    Ok(())
+}

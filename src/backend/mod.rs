@@ -128,9 +128,10 @@ impl Backend {
                         tag::NOTICE | tag::NOTIFICATION => {}
                         tag::ERROR => {
                             let error = ErrorFields::decode(body);
-                            let backend = self.identity.pid;
+                            let (target, backend) = (&self.identity.target, self.identity.pid);
+                            let pool = format!("{}/{}", target.dbname, target.user);
                             let (event, message) = ("an idle backend was ended", error.message);
-                            counted!(INFO, event, "", &error.code, { backend, }, "{message}");
+                            counted!(INFO, event, pool, &error.code, { backend, }, "{message}");
                             return false;
                         }
                         _ => return false,
@@ -165,9 +166,10 @@ impl Backend {
         }
         postgres_protocol::message::frontend::terminate(self.socket.output());
         if tokio::time::timeout(CLOSE_PATIENCE, self.ended()).await.is_err() {
-            let backend = self.identity.pid;
+            let (target, backend) = (&self.identity.target, self.identity.pid);
+            let pool = format!("{}/{}", target.dbname, target.user);
             let event = "a backend is not closed by the server";
-            counted!(WARN, event, "", "", { backend, }, "not for {CLOSE_PATIENCE:?}; it still counts");
+            counted!(WARN, event, pool, "", { backend, }, "not for {CLOSE_PATIENCE:?}; it still counts");
             // A vanished host is noticed by keepalive, which ends this.
             self.ended().await;
         }
