@@ -30,8 +30,16 @@ fn the_real_client_is_logged() -> Result {
 fn a_header_is_needed_where_it_is_configured() -> Result {
     let cluster = Cluster::start()?;
     let proxy = Config::of(&cluster).top("proxy_protocol_from = [\"127.0.0.0/8\"]").start()?;
-    assert!(!matches!(proxy.target().login(), Ok(Ok(_))), "without a header");
-    assert!(!matches!(target(&proxy, b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\n").login(), Ok(Ok(_))), "version 1");
+    // They are told as PostgreSQL would, which clients understand at any point of a login.
+    for (first, told) in [
+        (&startup(0x0003_0000, &[("user", APP)])[..], "does not begin with"),
+        (&[0, 0, 0, 8, 4, 210, 22, 47], "does not begin with"),
+        (b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\n", "version 1"),
+    ] {
+        let error = Wire::open(&target(&proxy, first))?.read_to_close()?.error();
+        assert_eq!((error.severity.as_str(), error.code.as_str()), ("FATAL", "08P01"));
+        assert!(error.message.contains(told) && error.hint.contains("proxy_protocol_from"), "{error:?}");
+    }
     assert_eq!(target(&proxy, &header()).connect()?.value("select 1")?, "1");
     Ok(())
 }

@@ -23,7 +23,7 @@ use crate::listen::Listeners;
 use crate::log::{counted, peer_name};
 use crate::metrics::metrics;
 use crate::net::tls::ServerTls;
-use crate::net::{Plain, Socket, proxy_protocol};
+use crate::net::{Io, Plain, Socket, proxy_protocol};
 use crate::pool::Registry;
 use crate::secrets::{AuthQueryCache, Verifiers};
 use crate::session::Session;
@@ -141,12 +141,12 @@ fn attend(shared: &Shared, socket: Socket, client: login::Client, count: Count) 
 }
 
 /// Everything up to the first ReadyForQuery, within `client_login_timeout`. `None`: there is no client to serve.
-async fn admit(shared: &Arc<Shared>, mut plain: Plain, mut peer: Option<SocketAddr>) -> Option<Admitted> {
+async fn admit(shared: &Arc<Shared>, plain: Plain, mut peer: Option<SocketAddr>) -> Option<Admitted> {
     let limit = shared.config.load().client_login_timeout;
     let mut socket = None;
     let accepted = Instant::now();
     let outcome = tokio::time::timeout(limit, async {
-        real_peer(shared, &mut plain, &mut peer).await?;
+        let plain = real_peer(shared, plain, &mut peer).await?;
         let Some(opened) = startup::open(shared, plain, peer).await? else { return Ok(None) };
         let (opened_socket, arrival) = opened;
         let socket = socket.insert(opened_socket);
@@ -258,19 +258,19 @@ fn login_timeout(limit: std::time::Duration, paused: bool) -> Error {
     })
 }
 
-/// The PROXY header, where one must come.
-async fn real_peer(shared: &Shared, plain: &mut Plain, peer: &mut Option<SocketAddr>) -> Result<(), Refusal> {
+/// Takes the PROXY header off, where one must come.
+async fn real_peer(shared: &Shared, mut plain: Plain, peer: &mut Option<SocketAddr>) -> Result<Plain, Refusal> {
     let config = shared.config.load();
     let from = peer.map(|peer| peer.ip());
     if !from.is_some_and(|from| config.proxy_protocol_from.iter().any(|network| network.contains(from))) {
-        return Ok(());
+        return Ok(plain);
     }
-    match proxy_protocol::read_header(plain).await {
+    match proxy_protocol::read_header(&mut plain).await {
         Ok(real) => {
             *peer = real.or(*peer);
-            Ok(())
+            Ok(plain)
         }
         Err(proxy_protocol::ProxyError::NothingSent) => Err(Refusal::Gone),
-        Err(error) => Err(Refusal::Told(error.to_error())),
+        Err(error) => Err(Refusal::On(Box::new(Socket::new(Io::Plain(plain))), error.to_error())),
     }
 }

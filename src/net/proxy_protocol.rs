@@ -53,7 +53,8 @@ pub enum ProxyError {
 }
 
 impl ProxyError {
-    /// What the peer is told: 08P01. It is most likely a client that should have gone through the load balancer.
+    /// What the peer is told: 08P01. It is most likely a client that should have gone through the load balancer; whatever
+    /// else it is hears a few bytes before the end.
     pub fn to_error(&self) -> ClientError {
         ClientError::protocol(self.to_string())
             .hint("connect through the load balancer, or take this address out of proxy_protocol_from")
