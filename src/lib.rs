@@ -2,12 +2,13 @@
 //!
 //! Many short-lived *clients* come in, a small bounded set of *backends* goes out. The life of one transaction
 //! (request, lease, relay, release) reads top-down in [`session`]. A module may use only what stands above it here;
-//! [`activity`], [`clock`], [`config`], [`error`], [`log`], [`metrics`], [`trace`] and [`trouble`] are
+//! [`activity`], [`clock`], [`config`], [`counts`], [`error`], [`log`], [`metrics`], [`trace`] and [`trouble`] are
 //! leaves that all may use.
 
 pub mod activity;
 pub mod clock;
 pub mod config;
+pub mod counts;
 pub mod error;
 pub mod log;
 pub mod metrics;

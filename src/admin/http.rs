@@ -1,10 +1,9 @@
 //! The HTTP port: `/healthz` and `/readyz` for everybody, the live page and the metrics for those who may see them.
 //! Bounded in connections, and in the time that one may take to say what it wants.
 
-use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
@@ -22,6 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::access::{Denied, Visitor, admit};
 use super::live::{Live, MOST_VIEWERS};
 use super::{Watched, scrape};
+use crate::counts::Counts;
 use crate::log::counted;
 
 /// Connections at one time: viewers, scrapers, load balancers.
@@ -52,7 +52,7 @@ const HEADERS: [(HeaderName, &str); 5] = [
 /// Answers until the process ends.
 pub async fn serve(listener: TcpListener, watched: Arc<Watched>) {
     let router = router(&watched);
-    let connections = Connections::default();
+    let connections = Counts::default();
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -63,55 +63,16 @@ pub async fn serve(listener: TcpListener, watched: Arc<Watched>) {
             }
         };
         // One too many is closed: it must not keep those out that are there.
-        let Some(connection) = connections.enter(peer.ip()) else { continue };
+        if connections.all() >= MOST_CONNECTIONS {
+            continue;
+        }
+        let Some(connection) = connections.enter(&peer.ip(), MOST_OF_ONE) else { continue };
         let router = router.clone().layer(Extension(peer));
         tokio::spawn(async move {
             // What breaks is the visitor's connection, and its own affair.
             let _ = converse(stream, router).await;
             drop(connection);
         });
-    }
-}
-
-/// Connections by address.
-#[derive(Clone, Default)]
-struct Connections(Arc<Mutex<HashMap<IpAddr, usize>>>);
-
-/// A connection that is counted while this lives.
-struct Connection {
-    connections: Connections,
-    peer: IpAddr,
-}
-
-impl Connections {
-    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// `None`: there are as many as may be, of all or of this address.
-    fn enter(&self, peer: IpAddr) -> Option<Connection> {
-        let mut counts = self.lock();
-        if counts.values().sum::<usize>() >= MOST_CONNECTIONS {
-            return None;
-        }
-        let count = counts.entry(peer).or_default();
-        if *count >= MOST_OF_ONE {
-            return None;
-        }
-        *count += 1;
-        Some(Connection { connections: self.clone(), peer })
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        let mut counts = self.connections.lock();
-        if let Some(count) = counts.get_mut(&self.peer) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.peer);
-            }
-        }
     }
 }
 

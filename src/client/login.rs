@@ -1,17 +1,18 @@
-//! From the StartupMessage to the first ReadyForQuery: who it is, whether that is true, and what its session starts
-//! with. An unknown user is asked like any other and told the same as for a wrong password.
+//! From the StartupMessage to the first ReadyForQuery: who it is, and whether that is true. An unknown user is told the
+//! same as for a wrong password; by SCRAM and cleartext it is asked the same, too.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use super::startup::Arrival;
-use super::{Access, Refusal, Shared, UserCount, begin, console};
+use super::{Access, Refusal, Shared, begin, console};
 use crate::auth::scram::{self, SaltedKeys, ServerExchange, ServerStep};
 use crate::auth::{AuthFailure, md5};
 use crate::backend::Credential;
 use crate::cancel::Entry;
 use crate::config::{Config, Password, Secret, UnlistedUsers};
+use crate::counts::KeyCount;
 use crate::error::{Error, Side, SqlState};
 use crate::log::counted;
 use crate::metrics::metrics;
@@ -37,7 +38,8 @@ pub(super) struct Client {
     pub(super) pool: Arc<Pool>,
     pub(super) entry: Entry,
     pub(super) params: Arc<Params>,
-    pub(super) user_count: Option<Box<UserCount>>,
+    /// Boxed: few have a limit, and each client has the room for it.
+    pub(super) user_count: Option<Box<KeyCount<String>>>,
 }
 
 /// Messages of a login are small: `PG_MAX_SASL_MESSAGE_LENGTH` and `PG_MAX_AUTH_TOKEN_LENGTH` of
@@ -79,7 +81,7 @@ pub(super) async fn login(shared: &Arc<Shared>, socket: &mut Socket, arrival: Ar
     let user_count = match config.users.get(user).and_then(|user| user.max_clients) {
         Some(limit) => {
             let too_many = || too_many(&format!("user \"{user}\""), "max_clients", limit);
-            Some(UserCount::enter(&shared.by_user, user, limit).ok_or_else(too_many)?)
+            Some(Box::new(shared.by_user.enter(&key.user, limit).ok_or_else(too_many)?))
         }
         None => None,
     };

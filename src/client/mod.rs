@@ -7,10 +7,9 @@ mod login;
 mod passthrough;
 mod startup;
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -18,6 +17,7 @@ use bytes::BytesMut;
 
 use crate::cancel::{Clients, Handle};
 use crate::config::Config;
+use crate::counts::{Count, Counts};
 use crate::error::{Error, Side, SqlState};
 use crate::listen::Listeners;
 use crate::log::{counted, peer_name};
@@ -53,61 +53,13 @@ pub struct Shared {
     /// Clients at this moment, those that log in included.
     pub count: Arc<AtomicUsize>,
     /// The same by user, for users that have a limit.
-    pub by_user: Arc<Mutex<HashMap<String, usize>>>,
+    pub by_user: Counts<String>,
 }
 
 /// Somebody who has proved who it is.
 enum Admitted {
     Client(Box<(Socket, login::Client)>),
     Operator(Box<Operator>),
-}
-
-/// Counts a client, or an operator, while it lives.
-pub struct Count(Arc<AtomicUsize>);
-
-impl Count {
-    /// One more.
-    pub fn new(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::AcqRel);
-        Self(count.clone())
-    }
-}
-
-impl Drop for Count {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-/// Counts a user's clients while it lives.
-struct UserCount {
-    by_user: Arc<Mutex<HashMap<String, usize>>>,
-    user: String,
-}
-
-impl UserCount {
-    /// `None`: the user has as many as it may have. Boxed: few have a limit, and each client has the room for it.
-    fn enter(by_user: &Arc<Mutex<HashMap<String, usize>>>, user: &str, limit: usize) -> Option<Box<Self>> {
-        let mut counts = by_user.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(user.to_owned()).or_default();
-        if *count >= limit {
-            return None;
-        }
-        *count += 1;
-        Some(Box::new(Self { by_user: by_user.clone(), user: user.to_owned() }))
-    }
-}
-
-impl Drop for UserCount {
-    fn drop(&mut self) {
-        let mut counts = self.by_user.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.user) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.user);
-            }
-        }
-    }
 }
 
 /// Logs one accepted connection in, and starts its session. Who wants the admin console is returned instead.

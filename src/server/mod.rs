@@ -14,8 +14,9 @@ use tokio::sync::{mpsc, watch};
 
 use crate::admin::{self, Console, Readiness, Reporter, Watched};
 use crate::cancel::{Clients, Order};
-use crate::client::{self, Count, PassedThrough, Shared};
+use crate::client::{self, PassedThrough, Shared};
 use crate::config::Config;
+use crate::counts::{Count, Counts};
 use crate::log::counted;
 use crate::net::Plain;
 use crate::net::tls::ServerTls;
@@ -109,7 +110,7 @@ fn shared(config: Config) -> Result<Arc<Shared>, Failure> {
         auth_query: AuthQueryCache::new(),
         passed_through: PassedThrough::new(secret),
         count: Arc::default(),
-        by_user: Arc::default(),
+        by_user: Counts::default(),
     }))
 }
 

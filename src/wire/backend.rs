@@ -309,16 +309,3 @@ impl ErrorFields {
         error
     }
 }
-
-/// The severity and SQLSTATE at the start of a (possibly incomplete) ErrorResponse body, without allocating.
-pub fn error_code(body: &[u8]) -> Option<[u8; 5]> {
-    let mut rest = body;
-    while let Some((&kind, behind)) = rest.split_first() {
-        let (value, behind) = split_cstr(behind)?;
-        if kind == b'C' {
-            return value.try_into().ok();
-        }
-        rest = behind;
-    }
-    None
-}

@@ -14,7 +14,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Watched;
-use crate::client::{Access, Count, Operator};
+use crate::client::{Access, Operator};
+use crate::counts::Count;
 use crate::error::{Error, Side, SqlState};
 use crate::wire::backend::{self, Severity};
 use session::Session;
