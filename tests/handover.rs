@@ -45,6 +45,8 @@ fn a_client_that_would_be_ended_for_being_idle_leaves_its_backend_alive() -> Res
     let backend = other.value("select pg_backend_pid()")?;
     let idle = proxy.target().parameter("options", "-c idle_session_timeout=100");
     let mut ways = [idle.connect()?, proxy.target().connect()?, idle.connect()?];
+    sleep(Duration::from_millis(400));
+    assert_eq!(other.value("select pg_backend_pid()")?, backend, "ended behind a login");
     ways[1].value("set idle_session_timeout = '100ms'")?;
     for client in &mut ways {
         assert_eq!(client.value("show idle_session_timeout")?, "100ms");

@@ -113,6 +113,9 @@ impl Pool {
             Ok(reported) => {
                 let params = self.params.insert(settings, reported);
                 lease.params = Some(params.clone());
+                if lease.limits_idleness() {
+                    lease.reset_settings().await;
+                }
                 lease.release();
                 Ok(params)
             }
