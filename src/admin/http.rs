@@ -25,7 +25,7 @@ use crate::counts::Counts;
 use crate::log::counted;
 
 /// Connections at one time: viewers, scrapers, load balancers.
-const MOST_CONNECTIONS: usize = 400;
+pub const MOST_CONNECTIONS: usize = 400;
 
 /// Of one address, so that one that says nothing does not keep the others from `/healthz`. All viewers may sit behind one.
 const MOST_OF_ONE: usize = MOST_VIEWERS + 30;

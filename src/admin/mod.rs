@@ -26,7 +26,7 @@ use crate::pool::Registry;
 pub use cloudwatch::Reporter;
 pub use console::{Console, MOST as MOST_CONSOLES, Shutdown, Wish};
 pub use diagnosis::{Diagnosis, Facts, Holders, PoolFacts, Severity, diagnose};
-pub use http::serve;
+pub use http::{MOST_CONNECTIONS as MOST_REQUESTS, serve};
 pub use survey::{Caller, Clock, Crowd, Seen, Survey};
 
 /// Whether new clients should be sent here.

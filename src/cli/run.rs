@@ -12,7 +12,7 @@ use tracing_subscriber::fmt::format::debug_fn;
 
 use super::{ConfigArgs, print_error, print_errors, runtime, text};
 use crate::config::Config;
-use crate::server::RESERVED_CONNECTIONS;
+use crate::server::descriptors;
 
 pub(super) const HELP: &str = "\
 Environment:
@@ -30,9 +30,6 @@ Examples:
   DATABASE_URL=postgres://app:secret@db:5432/app pgfunnel run
   pgfunnel run --config config/pgfunnel.toml
   PGFUNNEL_LISTEN=0.0.0.0:6432 pgfunnel run -c config/pgfunnel.toml";
-
-/// Descriptors beside clients and backends: listeners, files, signals, HTTP requests.
-const SPARE_DESCRIPTORS: u64 = 64;
 
 /// Serve until told to stop.
 pub(super) fn run(args: &ConfigArgs) -> ExitCode {
@@ -85,7 +82,7 @@ fn start_logging(filter: EnvFilter) {
 /// Every client and backend is a descriptor. Raise the soft limit, and the hard one if we may; if that is not
 /// enough, say so now rather than when accept fails.
 fn raise_descriptor_limit(config: &Config) {
-    let needed = (config.max_clients + RESERVED_CONNECTIONS + config.max_backends) as u64 + SPARE_DESCRIPTORS;
+    let needed = descriptors(config) as u64;
     let Ok((soft, hard)) = Resource::NOFILE.get() else { return };
     if soft >= needed || Resource::NOFILE.set(needed, hard.max(needed)).is_ok() {
         return;

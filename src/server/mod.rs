@@ -31,7 +31,17 @@ const STOP_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Connections that are accepted beyond `max_clients`: who comes then is told so, cancels a statement, or opens the console.
 /// Room for every console, and for as many on their way in or out.
-pub const RESERVED_CONNECTIONS: usize = 2 * admin::MOST_CONSOLES;
+const RESERVED_CONNECTIONS: usize = 2 * admin::MOST_CONSOLES;
+
+/// Descriptors besides those: listeners, files, signals.
+const SPARE_DESCRIPTORS: usize = 64;
+
+/// Descriptors that a server may come to need: for every connection that it takes or makes.
+pub fn descriptors(config: &Config) -> usize {
+    let clients = config.max_clients + RESERVED_CONNECTIONS;
+    let requests = config.http_listen.map_or(0, |_| admin::MOST_REQUESTS);
+    clients + config.max_backends + requests + SPARE_DESCRIPTORS
+}
 
 /// What makes the server end before it is told to.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
