@@ -267,6 +267,30 @@ fn pass_through_lets_postgresql_judge() -> Result {
     Ok(())
 }
 
+/// PostgreSQL trusts its own machine's superuser, and so judges no password: nobody may come in by that.
+#[test]
+fn pass_through_lets_nobody_in_whom_postgresql_did_not_judge() -> Result {
+    let cluster = Cluster::start()?;
+    let section = format!(
+        "[databases.socket]\nhost = {:?}\nport = {}\ndbname = \"app\"\nunlisted_users = \"pass_through\"",
+        cluster.socket_dir(),
+        cluster.port()
+    );
+    let proxy = Config::of(&cluster).section(&section).start()?;
+    let target = proxy.target().database("socket");
+    for _ in 0..2 {
+        let refused = target.user("postgres", "nonsense").refusal()?;
+        assert_eq!((refused.severity.as_str(), refused.code.as_str()), ("FATAL", "28000"), "{refused:?}");
+        assert!(refused.hint.contains("pg_hba.conf"), "{refused:?}");
+    }
+    eventually("its backends are closed", || {
+        Ok(cluster.sql("select count(*) from pg_stat_activity where usename = 'postgres' and state = 'idle'")? == "0")
+    })?;
+    cluster.sql("create role passing login password 'let me pass'")?;
+    assert_eq!(target.user("passing", "let me pass").connect()?.value("select current_user")?, "passing");
+    Ok(())
+}
+
 #[test]
 fn a_burst_that_is_passed_through_keeps_to_the_pool() -> Result {
     let cluster = Cluster::start()?;

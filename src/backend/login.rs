@@ -65,13 +65,13 @@ pub(super) async fn login(
     binding: Option<&[u8]>,
 ) -> Result<LoggedIn, ConnectError> {
     put_startup(target, version, socket.output())?;
-    let mut login =
-        LoggedIn { identity: Identity { target: target.clone(), pid: 0, key: Vec::new() }, reported: BTreeMap::new() };
+    let identity = Identity { target: target.clone(), pid: 0, key: Vec::new(), proved: false };
+    let mut login = LoggedIn { identity, reported: BTreeMap::new() };
     loop {
         socket.flush().await?;
         let (tag, body) = next(socket).await?;
         match tag {
-            tag::AUTHENTICATION => authenticate(socket, target, binding, &body).await?,
+            tag::AUTHENTICATION => login.identity.proved |= authenticate(socket, target, binding, &body).await?,
             tag::PARAMETER_STATUS => note_parameter(&mut login.reported, &body),
             tag::KEY_DATA => {
                 let (pid, key) = body
@@ -131,16 +131,16 @@ fn cannot(target: &Target, mechanism: &str) -> ConnectError {
     )
 }
 
-/// Answers one authentication request (manual, "Message Formats": Authentication…).
+/// Answers one authentication request (manual, "Message Formats": Authentication…). `false`: it was none.
 async fn authenticate(
     socket: &mut Socket,
     target: &Target,
     binding: Option<&[u8]>,
     body: &[u8],
-) -> Result<(), ConnectError> {
+) -> Result<bool, ConnectError> {
     let (code, rest) = body.split_first_chunk::<4>().ok_or_else(|| malformed("authentication request"))?;
     match (u32::from_be_bytes(*code), &target.credential) {
-        (0, _) => Ok(()),
+        (0, _) => return Ok(false),
         (3, Credential::Password(password)) if socket.io().is_tls() || socket.io().is_local() => {
             Ok(frontend::password_message(password.0.as_bytes(), socket.output())?)
         }
@@ -155,6 +155,7 @@ async fn authenticate(
         (10, _) => Err(cannot(target, "SCRAM")),
         (code, _) => Err(cannot(target, &format!("authentication method {code}"))),
     }
+    .map(|()| true)
 }
 
 fn answer_md5(socket: &mut Socket, hash: &str, salt: &[u8]) -> Result<(), ConnectError> {

@@ -38,6 +38,8 @@ pub struct Identity {
     pub pid: i32,
     /// Its cancel key.
     pub key: Vec<u8>,
+    /// Whether PostgreSQL asked for a proof that we are that role; it may trust the address that we come from.
+    pub proved: bool,
 }
 
 /// A backend: logged in, and what we know of its state.

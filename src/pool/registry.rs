@@ -150,6 +150,13 @@ impl Registry {
             .hint("Raise pool_size, max_backends or borrow_timeout."));
         };
         match connect(&target).await {
+            Ok(mut backend) if !backend.identity.proved => {
+                tokio::spawn(async move {
+                    backend.close(false).await;
+                    drop(places);
+                });
+                Err(not_proved(&key.user))
+            }
             Ok(backend) => {
                 let pool = self.pool(key, credential)?;
                 // What it connects to may have changed meanwhile; then this one is not current.
@@ -359,4 +366,14 @@ pub fn no_database(name: &str) -> Error {
             false => "pgfunnel has no entry for it: see [databases] in its configuration.",
         },
     )
+}
+/// 28000: nobody has judged the password.
+#[cold]
+fn not_proved(user: &str) -> Error {
+    Error::new(
+        Side::Proxy,
+        SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+        format!("PostgreSQL lets pgfunnel in as \"{user}\" without a password, and so does not judge this one"),
+    )
+    .hint("Have pg_hba.conf demand a password of pgfunnel's address (scram-sha-256), or list the user with a secret.")
 }
