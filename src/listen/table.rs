@@ -57,6 +57,13 @@ impl Table {
     pub(super) fn leave(&mut self, client: u64, channels: impl IntoIterator<Item = String>) -> Vec<String> {
         let mut unwanted = Vec::new();
         for channel in channels {
+            // A moment that it no longer waits for is not given up for it.
+            self.moments.retain(|_, joining| {
+                if joining.client == client {
+                    joining.channels.retain(|joined| *joined != channel);
+                }
+                !joining.channels.is_empty()
+            });
             let Some(members) = self.channels.get_mut(&channel) else { continue };
             members.remove(&client);
             if let Some(own) = self.clients.get_mut(&client) {
@@ -122,4 +129,27 @@ impl Drop for Table {
 pub(super) fn mark(body: &[u8]) -> Option<u64> {
     let payload = body.get(4..)?.strip_prefix(MARKER.as_bytes())?.strip_prefix(b"\0")?.strip_suffix(b"\0")?;
     std::str::from_utf8(payload).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_leaves_waits_for_no_moment_any_more() {
+        let mut table = Table::default();
+        let joining = |channels: &[&str]| Joining {
+            client: 1,
+            channels: channels.iter().map(|channel| (*channel).to_owned()).collect(),
+            since: Instant::now(),
+        };
+        table.moments.insert(1, joining(&["a"]));
+        table.moments.insert(2, joining(&["a", "b"]));
+        table.moments.insert(3, Joining { client: 2, ..joining(&["a"]) });
+        table.channels.insert("a".to_owned(), HashMap::new());
+        table.leave(1, ["a".to_owned()]);
+        assert!(!table.moments.contains_key(&1), "it was all that it waited for");
+        assert_eq!(table.moments[&2].channels, ["b"]);
+        assert_eq!(table.moments[&3].channels, ["a"], "another's");
+    }
 }
