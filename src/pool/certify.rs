@@ -211,7 +211,9 @@ impl Pool {
                 transactions,
             },
             Ok(Some((fingerprint, objects))) => {
-                let certificate = Arc::new(Certificate::new(&objects));
+                // There may be much to look through.
+                let made = tokio::task::spawn_blocking(move || Certificate::new(&objects)).await;
+                let certificate = Arc::new(made.unwrap_or_else(|_| Certificate::unknown()));
                 if !certificate.is_clean() && (known.fingerprint.is_none() || known.certificate.is_clean()) {
                     tracing::info!(pool = %self.key, "functions of this database may change session state: backends are cleaned between clients");
                 }

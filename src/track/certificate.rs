@@ -171,7 +171,11 @@ impl Certificate {
     /// What an object can do by itself.
     fn judge(&mut self, object: &Object, names: &mut BTreeSet<String>) -> Effects {
         match object.language.as_deref() {
-            Some("c" | "internal") if object.trusted => return Effects::NONE,
+            // Of tcn: the only one of them that tells others.
+            Some("c" | "internal") if object.trusted => match object.name.as_deref() {
+                Some("triggered_change_notification") => return Effects::NOTIFIES,
+                _ => return Effects::NONE,
+            },
             Some("sql" | "plpgsql") | None => {}
             Some(_) => {
                 self.globals = true;
@@ -221,6 +225,10 @@ mod tests {
         let certificate = Certificate::new(&objects);
         assert!(certificate.is_clean(), "{certificate:?}");
         assert!(!certificate.suspects(b"select f(), g()") && !certificate.asks_sequences());
+        let tells = function("triggered_change_notification", "triggered_change_notification");
+        let tells = Object { language: Some("c".into()), trusted: true, ..tells };
+        let certificate = Certificate::new(&[tells, uses("t", "public.triggered_change_notification")]);
+        assert!(certificate.is_clean() && certificate.suspects_notify(b"insert into t values (1)"));
     }
 
     #[test]

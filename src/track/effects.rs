@@ -194,7 +194,7 @@ impl Effects {
     }
 
     /// Those of a text that cannot be understood without what is not there of it.
-    const LARGE: Effects = Effects(PinReason::Large.effect().0 | Effects::UNSEEN.0 | Effects::NOTIFIES.0);
+    pub const LARGE: Effects = Effects(PinReason::Large.effect().0 | Effects::UNSEEN.0 | Effects::NOTIFIES.0);
 
     /// Takes others away.
     pub fn remove(&mut self, other: Effects) {

@@ -78,6 +78,8 @@ fn session_state_pins() {
         ("select pg_try_advisory_lock(1)", "advisory_lock"),
         ("select currval('s')", "sequence"),
         ("select setseed(0.5)", "seed"),
+        ("select pg_replication_origin_session_setup('o')", "hidden"),
+        ("select isn_weak(true)", "hidden"),
         ("load 'x'", "load"),
         ("select 1; listen c", "listen"),
         ("explain analyze create temp table t as select 1", "temporary"),

@@ -9,6 +9,8 @@ pub(super) struct Statements<'a> {
     is_body: bool,
     /// Whether the word "update" is anywhere, once that was asked.
     updates: Option<bool>,
+    /// Calls of `set_config` so far.
+    calls: usize,
 }
 
 impl<'a> Statements<'a> {
@@ -16,12 +18,12 @@ impl<'a> Statements<'a> {
         PinReason::Temporary.effect().with(PinReason::Role.effect()).with(PinReason::Seed.effect());
 
     pub(super) fn new(text: &'a [u8]) -> Self {
-        Self { tokens: Tokens::new(text), is_body: false, updates: None }
+        Self { tokens: Tokens::new(text), is_body: false, updates: None, calls: 0 }
     }
 
     /// Of a function's body: statements also begin behind words of PL/pgSQL.
     pub(super) fn of_body(text: &'a [u8]) -> Self {
-        Self { tokens: Tokens::new(text), is_body: true, updates: None }
+        Self { tokens: Tokens::new(text), is_body: true, updates: None, calls: 0 }
     }
 
     /// Calls `found` with the effects of each, and of single words.
@@ -49,7 +51,9 @@ impl<'a> Statements<'a> {
                 Some(token) if self.is_body && token.is("execute") => found(DYNAMIC),
                 Some(token) if count == 0 && token.is("explain") => {
                     // EXPLAIN ANALYZE does what it explains; what it is comes next.
-                    self.skip_options();
+                    if !self.skip_options() {
+                        found(DYNAMIC);
+                    }
                     previous = token;
                 }
                 Some(token) => {
@@ -79,8 +83,8 @@ impl<'a> Statements<'a> {
         *self.updates.get_or_insert_with(|| contains(text, b"update"))
     }
 
-    /// Moves behind the options of an EXPLAIN; a statement in parentheses is none.
-    fn skip_options(&mut self) {
+    /// Moves behind the options of an EXPLAIN; a statement in parentheses is none. `false`: they have no end in sight.
+    fn skip_options(&mut self) -> bool {
         let mut ahead = self.tokens.clone();
         loop {
             match ahead.next() {
@@ -88,20 +92,27 @@ impl<'a> Statements<'a> {
                 Some(token) if token.is("analyze") || token.is("analyse") || token.is("verbose") => {
                     self.tokens = ahead.clone();
                 }
-                _ => return,
+                _ => return true,
             }
         }
         let is_statement = |token: Token<'_>| {
             token == Token::Punct(b'(') || ["select", "with", "values", "table"].iter().any(|word| token.is(word))
         };
         if ahead.next().is_none_or(is_statement) {
-            return;
+            return true;
         }
-        // Not beyond this statement: a text may have many of them.
-        let end = ahead.find(|token| matches!(token, Token::Punct(b')' | b';')));
-        if end == Some(Token::Punct(b')')) {
-            self.tokens = ahead;
+        // A text may have many of them.
+        for _ in 0..LONGEST_CALL {
+            match ahead.next() {
+                Some(Token::Punct(b')')) => {
+                    self.tokens = ahead;
+                    return true;
+                }
+                None | Some(Token::Punct(b';')) => return true,
+                Some(_) => {}
+            }
         }
+        false
     }
 
     /// `SET standard_conforming_strings` to anything but `on`.
@@ -117,7 +128,11 @@ impl<'a> Statements<'a> {
     }
 
     /// `set_config(name, value, true)` ends with the transaction; anything else in third place does not, or may not.
-    fn set_config(&self) -> Effects {
+    fn set_config(&mut self) -> Effects {
+        self.calls += 1;
+        if self.calls > MOST_CALLS {
+            return parameter(None) | PinReason::Temporary.effect() | Effects::OTHER;
+        }
         let mut ahead = self.tokens.clone();
         let name = match (ahead.next(), ahead.next(), ahead.next()) {
             (Some(Token::Punct(b'(')), Some(Token::String(name)), Some(Token::Punct(b','))) => Some(name),
@@ -149,7 +164,10 @@ impl<'a> Statements<'a> {
     }
 }
 
-/// Tokens of a call that are looked at.
+/// Calls of one text that are looked at; what more of them do is unknown.
+const MOST_CALLS: usize = 100;
+
+/// Tokens of a call, or of the options of an EXPLAIN, that are looked at.
 const LONGEST_CALL: usize = 200;
 
 /// A longer value in a call is not looked through.
@@ -307,6 +325,7 @@ fn anywhere(token: &Token<'_>, previous: &Token<'_>) -> Effects {
         }
         _ if word.len() >= 18 && word[..18].eq_ignore_ascii_case(b"pg_advisory_unlock") => Effects::ENDS,
         _ if word.len() >= 6 && word[..6].eq_ignore_ascii_case(b"dblink") => DYNAMIC | Effects::LASTS,
+        _ if word.len() >= 21 && word[..21].eq_ignore_ascii_case(b"pg_replication_origin") => DYNAMIC | Effects::LASTS,
         _ if is("pg_backup_start") || is("pg_create_physical_replication_slot") => DYNAMIC | Effects::LASTS,
         _ if is("pg_create_logical_replication_slot") || is("pg_copy_logical_replication_slot") => {
             DYNAMIC | Effects::LASTS

@@ -9,7 +9,7 @@ use aho_corasick::automaton::Automaton;
 use aho_corasick::dfa::{Builder, DFA};
 
 /// What may stand anywhere in a statement that has an effect, and `;`, behind which another may begin.
-const SUSPECTS: [&str; 22] = [
+const SUSPECTS: [&str; 23] = [
     ";",
     "set_config",
     "advisory",
@@ -28,6 +28,7 @@ const SUSPECTS: [&str; 22] = [
     "connectby",
     "pg_backup_start",
     "replication_slot",
+    "replication_origin",
     "U&",
     "prepared_stat",
     "set_limit",
@@ -35,7 +36,7 @@ const SUSPECTS: [&str; 22] = [
 ];
 
 /// Longer than every suspect word.
-pub(super) const LONGER: usize = 17;
+pub(super) const LONGER: usize = 19;
 
 /// The state in which a word has been found; it is never left. States are numbers below it, the first one is 0.
 const FOUND: u8 = u8::MAX;
