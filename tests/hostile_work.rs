@@ -94,6 +94,18 @@ fn what_is_sent_without_a_sync_is_not_remembered_without_end() -> Result {
     client.ask(&Say::new().sync())?;
     drop(client);
 
+    // Names that are too long are cut, as by PostgreSQL.
+    let before = proxy.memory()?;
+    let mut client = proxy.target().connect()?;
+    client.ask(&Say::new().parse("a", "select 1", &[]).sync())?;
+    client.say(&Say::new().query("select pg_sleep(3)"))?;
+    for number in 0..100 {
+        client.say(&Say::new().parse(&format!("{number} {filler}"), "select 1", &[]))?;
+    }
+    assert!(proxy.memory()? < before + MOST, "{} more", proxy.memory()? - before);
+    client.ask(&Say::new().sync())?;
+    drop(client);
+
     let before = proxy.memory()?;
     let mut client = proxy.target().connect()?;
     client.ask(&Say::new().parse("a", "select 1", &[]).sync())?;

@@ -178,6 +178,63 @@ fn a_wide_row_description_stays_whole() -> Result {
     Ok(())
 }
 
+/// What was to make another's sequence forgotten may be skipped with the batch that it stands in.
+#[test]
+fn a_batch_that_fails_does_not_find_anothers_sequence() -> Result {
+    const CURRVAL: &str = "select currval('s')";
+    for large in [false, true] {
+        let (cluster, proxy) = setup("pool_size = 1")?;
+        cluster.target().connect()?.value("create sequence s")?;
+        let (mut one, mut two) = (proxy.target().connect()?, proxy.target().connect()?);
+        two.ask(&Say::new().parse("cv", CURRVAL, &[]).sync())?;
+        one.value("select nextval('s')")?;
+        one.ask(&Say::new().parse("", "select 'secret'", &[]).bind("", "", &[]).execute("", 0).sync())?;
+        let filler = if large { format!(" /*{}*/", "x".repeat(1_100_000)) } else { String::new() };
+        let begun = Say::new().parse("n", if large { "select 1" } else { "this is no sql" }, &[]);
+        let batch = begun.parse("", &format!("{CURRVAL}{filler}"), &[]).bind("", "", &[]).execute("", 0).sync();
+        let again = Say::new().bind("", "", &[]).execute("", 0).sync();
+        two.say(&batch.and(&again))?;
+        let mut answer = Answer(Vec::new());
+        while let Some(message) = two.read_or_close()? {
+            answer.0.push(message);
+            if answer.tags().matches('Z').count() == 2 {
+                break;
+            }
+        }
+        assert!(answer.rows().is_empty(), "{answer:?}");
+        assert!(answer.errors().iter().any(|error| error.code == "55000"), "{answer:?}");
+    }
+    Ok(())
+}
+
+/// The same in front of a long Query, which belongs to the transaction of what was sent before it.
+#[test]
+fn a_long_query_behind_a_batch_is_rolled_back_with_it() -> Result {
+    let (cluster, proxy) = setup("pool_size = 1")?;
+    cluster.target().connect()?.value("create table w (a int)")?;
+    let (mut other, mut client) = (proxy.target().connect()?, proxy.target().connect()?);
+    let insert = Say::new().parse("", "insert into w values (1)", &[]).bind("", "", &[]).execute("", 0);
+    let fails = format!("insert into w select 2 / (0 * length('{}'))", "x".repeat(70_000));
+    for _ in 0..2 {
+        other.value("select 1")?;
+        client.say(&insert.clone().query(&fails))?;
+        while client.read_or_close()?.is_some_and(|message| message.tag != b'Z') {}
+        assert_eq!(cluster.target().connect()?.value("select count(*) from w")?, "0");
+        client = proxy.target().connect()?;
+    }
+    Ok(())
+}
+
+/// Ends of a COPY that there is not are no answers that are awaited.
+#[test]
+fn thousands_of_ends_of_no_copy_hold_nothing_up() -> Result {
+    let (_cluster, proxy) = setup("pool_size = 1")?;
+    let mut client = proxy.target().connect()?;
+    let ends = (0..10_100).fold(Say::new().parse("", "select 7", &[]), |say, _| say.copy_done());
+    assert_eq!(client.ask(&ends.bind("", "", &[]).execute("", 0).sync())?.value(), "7");
+    Ok(())
+}
+
 /// Where making another's sequence forgotten would cost the client its unnamed statement, it is told to try again.
 #[test]
 fn a_batch_never_executes_an_older_unnamed_statement() -> Result {

@@ -141,14 +141,19 @@ impl Handle {
     }
 
     /// From now on the client has this backend, and has had it since then. Cancels go there at once if it `is_ready`,
-    /// otherwise from [`Handle::ready`] on.
+    /// otherwise from [`Handle::ready`] on; so does one that came while the client waited.
     #[inline]
-    pub fn attach(&self, identity: &Arc<Identity>, since: Moment, is_ready: bool) {
+    pub fn attach(self: &Arc<Self>, identity: &Arc<Identity>, since: Moment, is_ready: bool) {
         let mut current = self.lease();
         current.backend = Some(identity.clone());
         current.since = since;
         current.doubtful = false;
-        current.wait = if is_ready { None } else { Some(Wait::Waiting) };
+        if current.wait != Some(Wait::Cancelled) {
+            current.wait = if is_ready { None } else { Some(Wait::Waiting) };
+        } else if is_ready {
+            drop(current);
+            self.ready();
+        }
     }
 
     /// The backend has come to what the client asks. A cancel that has come before is sent now.

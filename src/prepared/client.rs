@@ -56,7 +56,7 @@ impl UnnamedStatement {
 
 /// PostgreSQL compares no more of a name (`src/backend/commands/prepare.c`, `InitQueryHashTable`).
 #[inline]
-fn cut(name: &[u8]) -> &[u8] {
+pub fn cut(name: &[u8]) -> &[u8] {
     name.get(..LONGEST).unwrap_or(name)
 }
 
@@ -220,9 +220,9 @@ impl ClientStatements {
         named.map(|(name, named)| (&**name, &named.statement))
     }
 
-    /// A name of the statement with this id.
-    pub fn name_of(&self, id: u64) -> Option<&[u8]> {
-        self.iter().find(|(_, statement)| statement.id == id).map(|(name, _)| name)
+    /// A name of each statement, by its id.
+    pub fn by_id(&self) -> HashMap<u64, &[u8], RandomState> {
+        self.iter().map(|(name, statement)| (statement.id, name)).collect()
     }
 
     /// The client's name with this number.

@@ -12,7 +12,7 @@ use foldhash::fast::RandomState;
 use hashlink::LruCache;
 
 pub use backend::{BackendStatements, Prepared, Unnamed};
-pub use client::{ClientStatements, MOST_BYTES, MOST_NAMES, Named, Under, UnnamedStatement};
+pub use client::{ClientStatements, MOST_BYTES, MOST_NAMES, Named, Under, UnnamedStatement, cut};
 
 use crate::track::{self, Effects, Params, Said};
 
@@ -107,15 +107,20 @@ impl Registry {
     /// The statement with this definition, whose text is `text`, as clients with these settings mean it (see
     /// [`crate::track::Settings::parse_key`]).
     pub fn intern(&self, params: &Arc<Params>, definition: &[u8], text: &[u8]) -> Arc<Statement> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (params.parse_key, Arc::from(definition));
-        if let Some(statement) = known.statements.get(&key) {
+        let lock = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(statement) = lock().statements.get(&key) {
             return statement.clone();
         }
+        // The text is looked through while others use what is known.
         let statement = Arc::new(Statement {
             private: None,
             ..Statement::new(key.1.clone(), Effects::of(text), Said::of(text), Some(params.clone()))
         });
+        let mut known = lock();
+        if let Some(statement) = known.statements.get(&key) {
+            return statement.clone();
+        }
         known.bytes += definition.len();
         known.statements.insert(key, statement.clone());
         while known.statements.len() > KNOWN || known.bytes > KNOWN_BYTES {

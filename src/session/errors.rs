@@ -1,6 +1,8 @@
 //! Errors of the backend: what was sent behind a failed message is skipped, so what was noted of it is undone; and our own
 //! names of statements are replaced by the client's.
 
+use std::cell::LazyCell;
+
 use super::Session;
 use super::pipeline::{Expect, Parsed};
 use super::replies::{Fate, body};
@@ -101,6 +103,8 @@ impl Session {
             return None;
         }
         let mut out = Vec::with_capacity(body.len());
+        let names = LazyCell::new(|| self.statements.by_id());
+        let name_of = |id| name.or_else(|| self.sql.name(id)).or_else(|| names.get(&id).copied()).unwrap_or(b"?");
         for field in body.split_inclusive(|byte| *byte == 0) {
             let position = field.strip_prefix(b"P").and_then(|field| field.strip_suffix(b"\0"));
             let position = position.and_then(|sent| std::str::from_utf8(sent).ok()?.parse().ok());
@@ -109,28 +113,10 @@ impl Session {
                     let own = within.map_or_else(|| self.sql.position(sent), |id| self.sql.position_within(id, sent));
                     out.extend_from_slice(format!("P{own}\0").as_bytes());
                 }
-                None => self.put_renamed(field, name, &mut out),
+                None => put_renamed(field, name_of, &mut out),
             }
         }
         Some(out)
-    }
-
-    /// Appends a text with the client's names of statements in the place of ours.
-    fn put_renamed(&self, text: &[u8], name: Option<&[u8]>, out: &mut Vec<u8>) {
-        let prefix = prepared::prefix().as_bytes();
-        let mut rest = text;
-        while let Some(start) = memchr::memmem::find(rest, prefix) {
-            let (before, behind) = rest.split_at(start);
-            let behind = behind.get(prefix.len()..).unwrap_or_default();
-            let (digits, behind) = behind.split_at(behind.iter().take_while(|byte| byte.is_ascii_digit()).count());
-            let id = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).unwrap_or(0);
-            out.extend_from_slice(before);
-            out.extend_from_slice(
-                name.or_else(|| self.sql.name(id)).or_else(|| self.statements.name_of(id)).unwrap_or(b"?"),
-            );
-            rest = behind;
-        }
-        out.extend_from_slice(rest);
     }
 
     /// The backend drops everything up to the next Sync: what it did not do is undone on our side.
@@ -182,4 +168,19 @@ impl Session {
             lease.expires = Some(crate::clock::Moment::now());
         }
     }
+}
+
+/// Appends a text with the client's names of statements in the place of ours.
+fn put_renamed<'a>(text: &[u8], name_of: impl Fn(u64) -> &'a [u8], out: &mut Vec<u8>) {
+    let prefix = prepared::prefix().as_bytes();
+    let mut rest = text;
+    while let Some(start) = memchr::memmem::find(rest, prefix) {
+        let (before, behind) = rest.split_at(start);
+        let behind = behind.get(prefix.len()..).unwrap_or_default();
+        let (digits, behind) = behind.split_at(behind.iter().take_while(|byte| byte.is_ascii_digit()).count());
+        out.extend_from_slice(before);
+        out.extend_from_slice(name_of(std::str::from_utf8(digits).ok().and_then(|id| id.parse().ok()).unwrap_or(0)));
+        rest = behind;
+    }
+    out.extend_from_slice(rest);
 }

@@ -185,6 +185,13 @@ impl Pipeline {
         self.queue.push_back(expect);
     }
 
+    /// A CopyDone or CopyFail that may come before the copy has begun; one ends it as well as several.
+    pub(super) fn push_copy_end(&mut self) {
+        if !matches!(self.queue.back(), None | Some(Expect::CopyEnd)) {
+            self.push(Expect::CopyEnd);
+        }
+    }
+
     /// Whether so much is awaited that nothing more should be sent for now.
     #[inline]
     pub(super) fn is_full(&self) -> bool {
@@ -256,6 +263,10 @@ impl Pipeline {
     pub(super) fn pop(&mut self) -> Option<Expect> {
         let expect = self.queue.pop_front()?;
         self.count_out(&expect);
+        // What stands in front of it now has begun no copy.
+        while matches!(self.front(), Some(Expect::CopyEnd)) {
+            self.queue.pop_front();
+        }
         Some(expect)
     }
 

@@ -227,13 +227,11 @@ impl Session {
     }
 
     fn ready(&mut self, header: Header, lease: &mut Backend) -> Result<(), Lost> {
-        self.drop_copy_ends();
         match self.pipeline.pop() {
             Some(Expect::Sync) => {}
             Some(Expect::Query(version)) => self.statements.drop_unnamed(version),
             _ => return Err(confused("ReadyForQuery")),
         }
-        self.drop_copy_ends();
         self.copy_in = false;
         // The next statement's time begins now.
         self.timed_out = false;
@@ -276,13 +274,6 @@ impl Session {
             }
         }
         Ok(())
-    }
-
-    /// The end of a COPY that was over already has no reply.
-    fn drop_copy_ends(&mut self) {
-        while matches!(self.pipeline.front(), Some(Expect::CopyEnd)) {
-            self.pipeline.pop();
-        }
     }
 
     /// What a command tag says about the session.

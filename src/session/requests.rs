@@ -160,7 +160,9 @@ impl Session {
         match header.tag {
             tag::QUERY => {
                 self.bound = false;
-                return Ok(self.query(header, lease));
+                let taken = self.query(header, lease);
+                self.sent &= !taken;
+                return if self.foreign { Err(foreign_sequences()) } else { Ok(taken) };
             }
             tag::PARSE | tag::BIND => {
                 let taken = match header.tag {
@@ -168,9 +170,14 @@ impl Session {
                     _ => self.bind(header, lease),
                 };
                 self.bound |= taken && header.tag == tag::BIND;
+                self.sent |= taken;
                 return if self.foreign { Err(foreign_sequences()) } else { Ok(taken) };
             }
-            tag::DESCRIBE | tag::CLOSE => return Ok(self.named(header, lease)),
+            tag::DESCRIBE | tag::CLOSE => {
+                let taken = self.named(header, lease);
+                self.sent |= taken;
+                return Ok(taken);
+            }
             tag::EXECUTE => {
                 if self.sql.has_bound() && !self.sql_execute(header) {
                     return Ok(false);
@@ -185,6 +192,7 @@ impl Session {
                 self.skipping = false;
                 self.clears = false;
                 self.bound = false;
+                self.sent = false;
                 if !self.copy_in {
                     self.barrier |= self.listening.may_hear_itself();
                     self.open_batch = false;
@@ -201,8 +209,8 @@ impl Session {
             tag::COPY_DONE | tag::COPY_FAIL => {
                 if self.copy_in {
                     self.copy_in = false;
-                } else if !self.pipeline.is_empty() {
-                    self.pipeline.push(Expect::CopyEnd);
+                } else {
+                    self.pipeline.push_copy_end();
                 }
             }
             unknown => return Err(Error::protocol(format!("invalid frontend message type {unknown}"))),
@@ -218,10 +226,11 @@ impl Session {
         }
         self.listening.note(Effects::CODE, b"");
         self.barrier |= self.listening.may_hear_itself();
-        self.guard_sequences_in_batch(PinReason::Sequence.effect(), lease);
+        self.guard_sequences(PinReason::Sequence.effect(), lease);
         if self.foreign {
             return Err(foreign_sequences());
         }
+        self.sent = false;
         self.note_effects(PinReason::Hidden.effect() | Effects::CODE | Effects::UNSEEN, b"function call", lease);
         self.open_batch = false;
         self.pipeline.push(Expect::Query(0));
@@ -260,30 +269,26 @@ impl Session {
     /// Before a text that asks for `currval` or `lastval`: another client's value must not be found. From now on they are
     /// forgotten whenever the owner changes.
     pub(super) fn guard_sequences(&mut self, effects: Effects, lease: &mut Backend) {
-        if !effects.any(PinReason::Sequence.effect()) {
-            return;
-        }
-        self.pool.sequences.store(true, std::sync::atomic::Ordering::Release);
-        self.forget_foreign_sequences(lease);
-    }
-
-    /// The same in a batch: what makes them forgotten would drop the unnamed statement that the client has just sent, too.
-    pub(super) fn guard_sequences_in_batch(&mut self, effects: Effects, lease: &mut Backend) {
-        self.guard_sequences(if self.pipeline.parses_any_unnamed() { Effects::NONE } else { effects }, lease);
-        if effects.any(PinReason::Sequence.effect()) && lease.foreign_sequences && lease.status != Status::Failed {
+        if effects.any(PinReason::Sequence.effect()) {
             self.pool.sequences.store(true, std::sync::atomic::Ordering::Release);
-            self.foreign = true;
+            self.forget_foreign_sequences(lease);
         }
     }
 
-    /// Has the backend forget another client's `currval` and `lastval`.
+    /// Has the backend forget another client's `currval` and `lastval`. In the middle of a batch it cannot: that would end
+    /// the batch's transaction, drop its unnamed statement, or be skipped with it.
     pub(super) fn forget_foreign_sequences(&mut self, lease: &mut Backend) {
         // In a failed transaction nothing is told, and nothing can be discarded.
         if !lease.foreign_sequences || lease.status == Status::Failed {
             return;
         }
+        if self.sent {
+            self.pool.sequences.store(true, std::sync::atomic::Ordering::Release);
+            self.foreign = true;
+            return;
+        }
         self.client.join(&mut lease.socket);
-        self.foreign = self.bound || self.discard_sequences(lease).is_err();
+        self.foreign = self.discard_sequences(lease).is_err();
     }
 
     /// Whether a text (`None`: it is not all there) may use something of the database that changes session state.

@@ -147,7 +147,7 @@ impl Session {
             Some(resolved) => {
                 self.sql_part(resolved);
                 let executed = self.sql_note(resolved, lease);
-                self.guard_sequences_in_batch(executed, lease);
+                self.guard_sequences(executed, lease);
                 self.clears |= executed.any(Effects::CLEARS);
                 self.sql_prepare(resolved, lease);
             }

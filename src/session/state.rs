@@ -85,6 +85,8 @@ pub struct Session {
     pub(super) clearing: Effects,
     /// Something has been bound in this batch.
     pub(super) bound: bool,
+    /// Something of this batch has been sent.
+    pub(super) sent: bool,
     /// What it asks for may be another's, and can no longer be taken away.
     pub(super) foreign: bool,
     /// The last unnamed statement's effects and definition, if it has any.
@@ -192,6 +194,7 @@ impl Session {
             barrier: false,
             clears: false,
             bound: false,
+            sent: false,
             foreign: false,
             clearing: Effects::NONE,
             unnamed: None,

@@ -22,10 +22,8 @@ impl Session {
             return false;
         }
         if header.body() > LARGEST_PARSE {
-            if !self.bound && !self.pipeline.parses_any_unnamed() {
-                self.forget_foreign_sequences(lease);
-            }
-            self.note_effects(PinReason::Large.effect() | Effects::UNSEEN, b"Parse", lease);
+            self.forget_foreign_sequences(lease);
+            self.note_effects(Effects::LARGE | self.suspicion(None), b"Parse", lease);
             lease.statements.unnamed = Unnamed::Unknown;
             self.pipeline.push(Expect::Parse(Parsed::Verbatim));
             self.open_batch = true;
@@ -102,7 +100,7 @@ impl Session {
             // PostgreSQL says 42P05, or before that what is wrong with the text: let it.
             self.ensure_name(&existing, lease);
             put_parse(lease.socket.output(), &existing.name, parse.definition);
-            self.pipeline.push(Expect::Parse(Parsed::Duplicate(parse.name.into())));
+            self.pipeline.push(Expect::Parse(Parsed::Duplicate(prepared::cut(parse.name).into())));
             return;
         }
         if self.statements.exceeds(1, parse.name.len() + parse.definition.len()) {
@@ -123,14 +121,14 @@ impl Session {
         let schema = self.pool.schema.load(Ordering::Relaxed);
         match lease.statements.get(statement.id) {
             Prepared::At(at) if at == schema && lease.status != Status::Failed && self.pipeline.is_certain() => {
-                self.pipeline.push(Expect::SayParsed(parse.name.into()));
+                self.pipeline.push(Expect::SayParsed(prepared::cut(parse.name).into()));
                 return;
             }
             Prepared::At(_) | Prepared::Outdated => self.close_statement(statement.id, lease),
             Prepared::Absent => {}
         }
         put_parse(lease.socket.output(), &statement.name, parse.definition);
-        self.pipeline.push(Expect::Parse(Parsed::Named(parse.name.into(), statement.id)));
+        self.pipeline.push(Expect::Parse(Parsed::Named(prepared::cut(parse.name).into(), statement.id)));
         if self.changed_schema {
             self.local_parses.push(statement.id);
         }
@@ -285,7 +283,7 @@ impl Session {
     /// Notes the effects of a statement that is about to be executed.
     pub(super) fn note_bound(&mut self, effects: Effects, definition: &[u8], lease: &mut Backend) {
         if effects != Effects::NONE {
-            self.guard_sequences_in_batch(effects, lease);
+            self.guard_sequences(effects, lease);
             self.note_effects(effects, definition, lease);
             self.listening.bind(effects, definition);
             self.clears |= effects.any(Effects::CLEARS);
