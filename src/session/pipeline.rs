@@ -135,6 +135,8 @@ pub(super) struct Pipeline {
     own: u32,
     /// Bytes of text that they keep.
     kept: u32,
+    /// Ends of copies may be among them.
+    ends_copies: bool,
     /// A batch has ended behind it, so that it may be skipped while what follows is not.
     unnamed_hangs: bool,
 }
@@ -172,6 +174,7 @@ impl Pipeline {
                 self.own_unnamed += 1;
                 self.unnamed_hangs = false;
             }
+            Expect::CopyEnd => self.ends_copies = true,
             Expect::SayParsed(_) => self.said += 1,
             Expect::SayClosed(_) => {
                 self.said += 1;
@@ -263,11 +266,19 @@ impl Pipeline {
     pub(super) fn pop(&mut self) -> Option<Expect> {
         let expect = self.queue.pop_front()?;
         self.count_out(&expect);
-        // What stands in front of it now has begun no copy.
+        if self.ends_copies {
+            self.drop_copy_ends();
+        }
+        Some(expect)
+    }
+
+    /// Nothing that stands in front of them has begun a copy.
+    #[cold]
+    fn drop_copy_ends(&mut self) {
         while matches!(self.front(), Some(Expect::CopyEnd)) {
             self.queue.pop_front();
         }
-        Some(expect)
+        self.ends_copies = !self.queue.is_empty();
     }
 
     /// One reply to a statement of ours that runs has come.
