@@ -6,9 +6,10 @@ use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 
-use super::pipeline::Expect;
+use super::pipeline::{Expect, FORGETS};
 use super::replies::Lost;
 use super::sql_state::Sql;
+use super::sql_statements::{RUN_REPLIES, put_run};
 use super::timing::Timing;
 use super::{BACKLOG, End, LeaseEnd, Session, limits};
 use crate::activity::State;
@@ -115,6 +116,12 @@ impl Session {
         lease.foreign_sequences = false;
         self.pipeline.push(Expect::Prefix);
         Ok(())
+    }
+
+    /// The same in the middle of a batch, where it may be skipped: they are forgotten once that is answered.
+    pub(super) fn discard_sequences_in_batch(&mut self, lease: &mut Backend) {
+        put_run(lease.socket.output(), b"DISCARD SEQUENCES", &[]);
+        self.pipeline.push(Expect::OwnRun(FORGETS, RUN_REPLIES));
     }
 
     /// A backend without waiting, brought to this client's state: what nearly every transaction gets. Otherwise what is

@@ -1,7 +1,7 @@
 //! Replies to messages of ours: what was put in front of the client's own, or among them, on its behalf.
 
 use super::Session;
-use super::pipeline::Expect;
+use super::pipeline::{Expect, FORGETS};
 use super::replies::{Fate, Lost, body};
 use crate::backend::Backend;
 use crate::error::{Error, Side};
@@ -47,7 +47,11 @@ impl Session {
             tag::NOTIFICATION => return self.notification(header, lease),
             tag::PARAMETER_STATUS => lease.note_parameter(header),
             tag::NOTICE => {}
-            _ => self.pipeline.run_replied(),
+            _ => {
+                if self.pipeline.run_replied() == Some(FORGETS) {
+                    lease.foreign_sequences = false;
+                }
+            }
         }
         Fate::Swallow
     }

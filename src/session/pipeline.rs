@@ -27,8 +27,8 @@ pub(super) enum Expect {
     Sync,
     /// ReadyForQuery of a Query or FunctionCall. Unnamed statements up to this version are gone then.
     Query(u64),
-    /// A CopyDone or CopyFail that was sent before CopyInResponse came. No reply of its own.
-    CopyEnd,
+    /// So many times a CopyDone or CopyFail that was sent before CopyInResponse came. No reply of its own.
+    CopyEnd(u32),
     /// ParseComplete of ours: the statement with this id.
     OwnParse(u64),
     /// ParseComplete of ours: the client's unnamed statement of this version.
@@ -36,7 +36,7 @@ pub(super) enum Expect {
     /// CloseComplete of ours: the statement with this id, or 0: the unnamed one.
     OwnClose(u64),
     /// Of a statement of ours that runs within the client's batch, so many replies more; the statement that it prepares
-    /// on the client's behalf, or 0.
+    /// on the client's behalf, or 0, or [`FORGETS`].
     OwnRun(u64, usize),
     /// Everything up to a ReadyForQuery of ours, which may have an error in it that becomes the client's: what is prepared
     /// for a Query of the client's, the statement with this id, or 0.
@@ -52,6 +52,9 @@ pub(super) enum Expect {
     /// The same of what is meant to fail.
     Failing,
 }
+
+/// The number of a statement that has the backend forget another client's sequences.
+pub(super) const FORGETS: u64 = u64::MAX;
 
 impl Expect {
     fn parses(&self, id: u64) -> bool {
@@ -174,7 +177,7 @@ impl Pipeline {
                 self.own_unnamed += 1;
                 self.unnamed_hangs = false;
             }
-            Expect::CopyEnd => self.ends_copies = true,
+            Expect::CopyEnd(_) => self.ends_copies = true,
             Expect::SayParsed(_) => self.said += 1,
             Expect::SayClosed(_) => {
                 self.said += 1;
@@ -188,10 +191,12 @@ impl Pipeline {
         self.queue.push_back(expect);
     }
 
-    /// A CopyDone or CopyFail that may come before the copy has begun; one ends it as well as several.
+    /// A CopyDone or CopyFail that may come before its copy has begun.
     pub(super) fn push_copy_end(&mut self) {
-        if !matches!(self.queue.back(), None | Some(Expect::CopyEnd)) {
-            self.push(Expect::CopyEnd);
+        match self.queue.back_mut() {
+            Some(Expect::CopyEnd(count)) => *count = count.saturating_add(1),
+            Some(_) => self.push(Expect::CopyEnd(1)),
+            None => {}
         }
     }
 
@@ -275,18 +280,29 @@ impl Pipeline {
     /// Nothing that stands in front of them has begun a copy.
     #[cold]
     fn drop_copy_ends(&mut self) {
-        while matches!(self.front(), Some(Expect::CopyEnd)) {
+        while matches!(self.front(), Some(Expect::CopyEnd(_))) {
             self.queue.pop_front();
         }
         self.ends_copies = !self.queue.is_empty();
     }
 
-    /// One reply to a statement of ours that runs has come.
-    pub(super) fn run_replied(&mut self) {
+    /// One reply to a statement of ours that runs has come. Returns its number if it is done.
+    pub(super) fn run_replied(&mut self) -> Option<u64> {
         match self.queue.front_mut() {
-            Some(Expect::OwnRun(_, left)) if *left > 1 => *left -= 1,
-            _ => drop(self.pop()),
+            Some(Expect::OwnRun(_, left)) if *left > 1 => {
+                *left -= 1;
+                None
+            }
+            Some(&mut Expect::OwnRun(id, _)) => self.pop().map(|_| id),
+            _ => None,
         }
+    }
+
+    /// Whether sequences are forgotten by then, if anything of this batch is executed then.
+    pub(super) fn forgets(&self) -> bool {
+        let last = self.queue.iter().rposition(|expect| matches!(expect, Expect::OwnRun(FORGETS, _)));
+        let ends = |expect: &Expect| matches!(expect, Expect::Sync | Expect::Query(_));
+        last.is_some_and(|last| !self.queue.iter().skip(last).any(ends))
     }
 
     /// Whether the transaction state at the end of what was sent is known: no transaction can end before.
@@ -371,11 +387,19 @@ impl Pipeline {
     /// The backend is in COPY IN: it ignores every Sync that was sent before the copy's end. Returns whether the end
     /// was sent already.
     pub(super) fn copy_in(&mut self) -> bool {
-        let end = self.queue.iter().position(|expect| matches!(expect, Expect::CopyEnd));
+        let end = self.queue.iter().position(|expect| matches!(expect, Expect::CopyEnd(_)));
         let ignored = end.unwrap_or(self.queue.len());
         let mut at = 0;
-        self.queue.retain(|expect| {
-            let keep = at > ignored || !matches!(expect, Expect::Sync | Expect::CopyEnd);
+        self.queue.retain_mut(|expect| {
+            let keep = match expect {
+                _ if at > ignored => true,
+                Expect::CopyEnd(count) => {
+                    *count -= 1;
+                    *count > 0
+                }
+                Expect::Sync => false,
+                _ => true,
+            };
             at += 1;
             self.ends -= u32::from(!keep && matches!(expect, Expect::Sync));
             keep

@@ -52,7 +52,16 @@ fn copy_in_ignores_early_syncs() {
     assert!(!p.copy_in());
     assert_eq!(p.queue.len(), 1);
 
-    let mut p = pipeline([Expect::Execute, Expect::Sync, Expect::CopyEnd, Expect::Sync]);
+    let mut p = pipeline([Expect::Execute, Expect::Sync, Expect::CopyEnd(1), Expect::Sync]);
     assert!(p.copy_in());
     assert!(matches!(p.queue.make_contiguous(), [Expect::Execute, Expect::Sync]));
+
+    // Two in one Query, whose ends are there already; a third end is of none.
+    let mut p = pipeline([Expect::Query(0)]);
+    (0..3).for_each(|_| p.push_copy_end());
+    p.push(Expect::Sync);
+    assert!(p.copy_in() && p.copy_in());
+    assert!(matches!(p.queue.make_contiguous(), [Expect::Query(0), Expect::CopyEnd(1), Expect::Sync]));
+    drop(p.pop());
+    assert!(matches!(p.queue.make_contiguous(), [Expect::Sync]));
 }

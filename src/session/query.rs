@@ -10,6 +10,7 @@ use crate::backend::Backend;
 use crate::prepared::{Unnamed, UnnamedStatement};
 use crate::track::effects::EXAMINED;
 use crate::track::{Effects, PinReason};
+use crate::wire::backend::Status;
 use crate::wire::frontend as tag;
 use crate::wire::{HEADER, Header};
 
@@ -88,6 +89,9 @@ impl Session {
                 Names::Own => effects.add(PinReason::Prepare.effect()),
                 Names::None => {}
             }
+            // It may end a failed transaction first.
+            let asks = effects.any(PinReason::Sequence.effect()) && text.contains(&b';');
+            self.foreign |= asks && lease.foreign_sequences && lease.status == Status::Failed;
             self.note_effects(effects, &text, lease);
             if let Some(resolved) = &resolved {
                 effects.add(self.sql_note(resolved, lease));

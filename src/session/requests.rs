@@ -184,6 +184,7 @@ impl Session {
                 }
                 self.pipeline.push(Expect::Execute);
                 self.open_batch = true;
+                self.sent = true;
                 self.barrier |= self.clears;
                 self.open.execute();
                 self.listening.execute();
@@ -192,8 +193,8 @@ impl Session {
                 self.skipping = false;
                 self.clears = false;
                 self.bound = false;
-                self.sent = false;
                 if !self.copy_in {
+                    self.sent = false;
                     self.barrier |= self.listening.may_hear_itself();
                     self.open_batch = false;
                     self.pipeline.push(Expect::Sync);
@@ -275,20 +276,22 @@ impl Session {
         }
     }
 
-    /// Has the backend forget another client's `currval` and `lastval`. In the middle of a batch it cannot: that would end
-    /// the batch's transaction, drop its unnamed statement, or be skipped with it.
+    /// Has the backend forget another client's `currval` and `lastval`: as part of the client's batch, if it has begun.
     pub(super) fn forget_foreign_sequences(&mut self, lease: &mut Backend) {
-        // In a failed transaction nothing is told, and nothing can be discarded.
-        if !lease.foreign_sequences || lease.status == Status::Failed {
+        if !lease.foreign_sequences {
             return;
         }
-        if self.sent {
-            self.pool.sequences.store(true, std::sync::atomic::Ordering::Release);
-            self.foreign = true;
+        if lease.status == Status::Failed {
+            // Nothing can be discarded in it, and nothing is told, unless it is over by then.
+            self.foreign |= !self.pipeline.is_certain();
             return;
         }
         self.client.join(&mut lease.socket);
-        self.foreign = self.discard_sequences(lease).is_err();
+        if !self.sent {
+            self.foreign |= self.discard_sequences(lease).is_err();
+        } else if !self.pipeline.forgets() {
+            self.discard_sequences_in_batch(lease);
+        }
     }
 
     /// Whether a text (`None`: it is not all there) may use something of the database that changes session state.
