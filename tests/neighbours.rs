@@ -235,6 +235,24 @@ fn a_failed_transaction_does_not_find_anothers_sequence() -> Result {
     Ok(())
 }
 
+/// It may be told so the first time; then what is another's is forgotten before it has any of its own.
+#[test]
+fn a_long_text_finds_its_clients_own_sequence() -> Result {
+    let (cluster, proxy) = setup("pool_size = 1")?;
+    cluster.target().connect()?.value("create sequence s")?;
+    let text = format!("select '{}', lastval() = currval('s')", "x".repeat(150_000));
+    for turn in 0..3 {
+        let (mut other, mut client) = (proxy.target().connect()?, proxy.target().connect()?);
+        other.value("select nextval('s')")?;
+        client.query("begin; select nextval('s')")?;
+        let answer = client.query(&text)?;
+        let own = answer.rows().first().and_then(|row| row.get(1).cloned().flatten());
+        assert!(own.as_deref() == Some("t") || turn == 0 && answer.error().code == "55000", "{:?}", answer.errors());
+        client.query("rollback")?;
+    }
+    Ok(())
+}
+
 /// What is done about sequences is not noticed by who has none.
 #[test]
 fn batches_of_drivers_are_answered_as_by_postgresql() -> Result {

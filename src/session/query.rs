@@ -161,6 +161,10 @@ impl Session {
         let Some(rest) = &mut self.rest else { return };
         let effects = rest.effects(self.client.unseen().get(..now).unwrap_or_default(), self.request_rest == 0);
         if effects != Effects::NONE {
+            if effects.any(PinReason::Sequence.effect()) {
+                // From now on they are forgotten in time: here the client's own may have been.
+                self.pool.sequences.store(true, std::sync::atomic::Ordering::Release);
+            }
             self.note_effects(effects, b"a long text", lease);
             self.listening.note(effects, b"");
         }

@@ -279,9 +279,14 @@ impl Rest {
             false => piece,
         };
         let overlap = piece.get(..Self::OVERLAP.min(piece.len())).unwrap_or_default();
-        let suspect = suspects::are_in(piece) || suspects::are_in(&[&self.last, overlap].concat());
+        let cut = [&self.last, overlap].concat();
+        let suspect = suspects::are_in(piece) || suspects::are_in(&cut);
         self.keep(piece);
-        if suspect { Effects::LARGE } else { Effects::NONE }
+        if !suspect {
+            return Effects::NONE;
+        }
+        let asks = [piece, &cut].iter().any(|text| contains(text, b"currval") || contains(text, b"lastval"));
+        Effects::LARGE | if asks { PinReason::Sequence.effect() } else { Effects::NONE }
     }
 }
 
