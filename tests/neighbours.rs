@@ -253,6 +253,26 @@ fn a_long_text_finds_its_clients_own_sequence() -> Result {
     Ok(())
 }
 
+/// What is too long to be looked through waits until it is known whether a failed transaction is over.
+#[test]
+fn a_long_text_behind_the_end_of_a_failed_transaction_is_executed() -> Result {
+    let (_cluster, proxy) = setup("pool_size = 1")?;
+    let (mut other, mut client) = (proxy.target().connect()?, proxy.target().connect()?);
+    for length in [70_000, 1_100_000] {
+        let text = format!("select length('{}')", "x".repeat(length));
+        let run = Say::new().parse("", &text, &[]).bind("", "", &[]).execute("", 0).sync();
+        for say in [Say::new().query("rollback").query(&text), Say::new().query("rollback").and(&run)] {
+            other.value("select 1")?;
+            client.query("begin; select 1")?;
+            client.query("select 1/0")?;
+            assert_eq!(client.ask(&say)?.value(), length.to_string());
+            // A long statement keeps its backend.
+            client = proxy.target().connect()?;
+        }
+    }
+    Ok(())
+}
+
 /// What is done about sequences is not noticed by who has none.
 #[test]
 fn batches_of_drivers_are_answered_as_by_postgresql() -> Result {

@@ -58,11 +58,12 @@ impl Session {
 
     pub(super) fn query(&mut self, header: Header, lease: &mut Backend) -> bool {
         self.open.mix();
-        if self.pins.any(PinReason::Strings.effect()) && !self.sql_own(lease) {
+        let is_start = header.body() > self.longest_query();
+        let hides = self.pins.any(PinReason::Strings.effect());
+        if hides && !self.sql_own(lease) || is_start && self.must_know_end(lease) {
             return false;
         }
         let Some(body) = self.examined(header) else { return false };
-        let is_start = header.body() > body.len();
         let suspect = self.suspicion(Some(body).filter(|_| !is_start));
         let said = self.saids.of(body.strip_suffix(b"\0").unwrap_or(body));
         let (effects, rest) = match is_start {

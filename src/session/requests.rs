@@ -272,8 +272,19 @@ impl Session {
     pub(super) fn guard_sequences(&mut self, effects: Effects, lease: &mut Backend) {
         if effects.any(PinReason::Sequence.effect()) {
             self.pool.sequences.store(true, std::sync::atomic::Ordering::Release);
+            // It may be over by then.
+            let failed = lease.foreign_sequences && lease.status == Status::Failed;
+            self.foreign |= failed && !self.pipeline.is_certain();
             self.forget_foreign_sequences(lease);
         }
+    }
+
+    /// Whether another's sequences can be forgotten in front of a text only once it is known whether a failed transaction
+    /// is over: that hangs on answers to come.
+    pub(super) fn must_know_end(&mut self, lease: &Backend) -> bool {
+        let hangs = lease.foreign_sequences && lease.status == Status::Failed && !self.pipeline.is_certain();
+        self.undecided |= hangs;
+        hangs
     }
 
     /// Has the backend forget another client's `currval` and `lastval`: as part of the client's batch, if it has begun.
@@ -281,9 +292,8 @@ impl Session {
         if !lease.foreign_sequences {
             return;
         }
+        // In a failed transaction nothing can be discarded, and nothing is told.
         if lease.status == Status::Failed {
-            // Nothing can be discarded in it, and nothing is told, unless it is over by then.
-            self.foreign |= !self.pipeline.is_certain();
             return;
         }
         self.client.join(&mut lease.socket);

@@ -22,6 +22,9 @@ impl Session {
             return false;
         }
         if header.body() > LARGEST_PARSE {
+            if self.must_know_end(lease) {
+                return false;
+            }
             self.forget_foreign_sequences(lease);
             self.note_effects(Effects::LARGE | self.suspicion(None), b"Parse", lease);
             lease.statements.unnamed = Unnamed::Unknown;
