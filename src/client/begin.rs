@@ -11,6 +11,7 @@ use crate::activity::State;
 use crate::cancel::{Entry, Handle, Order, Who};
 use crate::error::{Error, Side, SqlState};
 use crate::pool::Pool;
+use crate::session::told_to_leave;
 use crate::trace::{self, TraceContext};
 use crate::track::{Params, Settings, options};
 use crate::wire::startup::Startup;
@@ -89,16 +90,4 @@ fn requested(startup: &Startup) -> Result<Settings, Error> {
         }
     }
     Ok(settings)
-}
-
-/// 57P01: as a session is told, which this one has not come to.
-#[cold]
-fn told_to_leave(order: Order) -> Error {
-    let (message, hint) = match order {
-        Order::Kill => ("terminating connection due to administrator command", "It was ended on pgfunnel's console."),
-        Order::None | Order::Drain | Order::Stop => {
-            ("terminating connection because pgfunnel is shutting down", "Connect again; another instance serves you.")
-        }
-    };
-    Error::new(Side::Proxy, SqlState::ADMIN_SHUTDOWN, message).hint(hint)
 }

@@ -260,7 +260,7 @@ pub(super) fn backend_lost(error: &io::Error) -> Error {
 
 /// 57P01, as PostgreSQL says it.
 #[cold]
-pub(super) fn told_to_leave(order: Order) -> Error {
+pub(crate) fn told_to_leave(order: Order) -> Error {
     match order {
         Order::Kill => {
             Error::new(Side::Proxy, SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")

@@ -38,6 +38,7 @@ use crate::cancel::Order;
 use crate::net::poll_forward;
 use crate::wire::backend::{self, Severity};
 use handover::NoLease;
+pub(crate) use limits::told_to_leave;
 use replies::Lost;
 pub(crate) use requests::no_replication;
 use requests::{Alone, Wish};
@@ -133,7 +134,7 @@ impl Session {
             loop {
                 match self.handle.order() {
                     Order::None => {}
-                    order => return Poll::Ready(Err(End::Ended(Some(limits::told_to_leave(order))))),
+                    order => return Poll::Ready(Err(End::Ended(Some(told_to_leave(order))))),
                 }
                 if self.may_tell_news()
                     && let Err(error) = self.tell_news()
@@ -211,7 +212,7 @@ impl Session {
     fn turn(&mut self, lease: &mut Backend, cx: &mut Context<'_>) -> Result<bool, LeaseEnd> {
         let order = self.handle.order();
         if order >= Order::Stop {
-            return Err(LeaseEnd::Ended(limits::told_to_leave(order)));
+            return Err(LeaseEnd::Ended(told_to_leave(order)));
         }
         let mut leaving = false;
         let mut held_back = self.holds_back(lease);
