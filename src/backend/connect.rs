@@ -46,6 +46,11 @@ pub struct Target {
 }
 
 impl Target {
+    /// Its name in the log.
+    pub fn pool(&self) -> String {
+        format!("{}/{}", self.dbname, self.user)
+    }
+
     /// Whether there is no connection without TLS.
     pub fn demands_tls(&self) -> bool {
         use BackendTlsMode::{Require, VerifyCa, VerifyFull};

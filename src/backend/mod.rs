@@ -130,8 +130,7 @@ impl Backend {
                         tag::NOTICE | tag::NOTIFICATION => {}
                         tag::ERROR => {
                             let error = ErrorFields::decode(body);
-                            let (target, backend) = (&self.identity.target, self.identity.pid);
-                            let pool = format!("{}/{}", target.dbname, target.user);
+                            let (pool, backend) = (self.identity.target.pool(), self.identity.pid);
                             let (event, message) = ("an idle backend was ended", error.message);
                             counted!(INFO, event, pool, &error.code, { backend, }, "{message}");
                             return false;
@@ -168,8 +167,7 @@ impl Backend {
         }
         postgres_protocol::message::frontend::terminate(self.socket.output());
         if tokio::time::timeout(CLOSE_PATIENCE, self.ended()).await.is_err() {
-            let (target, backend) = (&self.identity.target, self.identity.pid);
-            let pool = format!("{}/{}", target.dbname, target.user);
+            let (pool, backend) = (self.identity.target.pool(), self.identity.pid);
             let event = "a backend is not closed by the server";
             counted!(WARN, event, pool, "", { backend, }, "not for {CLOSE_PATIENCE:?}; it still counts");
             // A vanished host is noticed by keepalive, which ends this.
