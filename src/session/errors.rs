@@ -4,7 +4,7 @@
 use std::cell::LazyCell;
 
 use super::Session;
-use super::pipeline::{Expect, Parsed};
+use super::expect::{Expect, Parsed};
 use super::replies::{Fate, body};
 use crate::backend::Backend;
 use crate::error::{Error, SqlState};
@@ -96,7 +96,8 @@ impl Session {
         let body = body(lease, header);
         let ours = memchr::memmem::find(body, prepared::prefix().as_bytes()).is_some();
         let within = match self.pipeline.front() {
-            Some(Expect::OwnRun(id, _) | Expect::OwnTry(id)) => Some(*id),
+            Some(Expect::OwnRun(run, _)) => Some(run.prepares()),
+            Some(Expect::OwnTry(id)) => Some(*id),
             _ => None,
         };
         if header.total != now || !ours && within.is_none() && !self.sql.is_active() {
@@ -131,7 +132,8 @@ impl Session {
                     self.statements.remove(&name);
                 }
                 Expect::SayParsed(name) => self.statements.remove(&name),
-                Expect::OwnParse(id) | Expect::OwnRun(id, _) => self.unprepare(id, lease),
+                Expect::OwnParse(id) => self.unprepare(id, lease),
+                Expect::OwnRun(run, _) => self.unprepare(run.prepares(), lease),
                 Expect::Parse(Parsed::Unnamed(unnamed)) => {
                     lease.statements.doubt_unnamed(unnamed.version);
                     if at == 0 {

@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 
-use super::pipeline::{Expect, FORGETS};
+use super::expect::{Expect, Run};
 use super::replies::Lost;
 use super::sql_state::Sql;
 use super::sql_statements::{RUN_REPLIES, put_run};
@@ -121,7 +121,7 @@ impl Session {
     /// The same in the middle of a batch, where it may be skipped: they are forgotten once that is answered.
     pub(super) fn discard_sequences_in_batch(&mut self, lease: &mut Backend) {
         put_run(lease.socket.output(), b"DISCARD SEQUENCES", &[]);
-        self.pipeline.push(Expect::OwnRun(FORGETS, RUN_REPLIES));
+        self.pipeline.push(Expect::OwnRun(Run::Forgets, RUN_REPLIES));
     }
 
     /// A backend without waiting, brought to this client's state: what nearly every transaction gets. Otherwise what is

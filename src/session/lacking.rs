@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use bytes::BufMut;
 
 use super::Session;
-use super::pipeline::Expect;
+use super::expect::{Expect, Run};
 use super::sql_names::Need;
 use super::statements::{put_named, put_parse};
 use crate::backend::Backend;
@@ -25,7 +25,7 @@ impl Session {
             // the empty one.
             self.client.join(&mut lease.socket);
             put_named(lease.socket.output(), tag::CLOSE, b'S', &statement.name);
-            self.pipeline.push(Expect::OwnRun(0, 1));
+            self.pipeline.push(Expect::OwnRun(Run::Now, 1));
             put_parse(lease.socket.output(), &statement.name, &[0, 0, 0]);
             self.pipeline.push(Expect::OwnParse(statement.id));
             self.note_prepared(statement, false, lease);

@@ -5,6 +5,7 @@
 //! One task per client polls both directions; nothing is buffered beyond one read, and an idle client holds no buffer.
 
 mod errors;
+mod expect;
 mod handover;
 mod lacking;
 mod limits;

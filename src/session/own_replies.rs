@@ -1,7 +1,7 @@
 //! Replies to messages of ours: what was put in front of the client's own, or among them, on its behalf.
 
 use super::Session;
-use super::pipeline::{Expect, FORGETS};
+use super::expect::{Expect, Run};
 use super::replies::{Fate, Lost, body};
 use crate::backend::Backend;
 use crate::error::{Error, Side};
@@ -48,7 +48,7 @@ impl Session {
             tag::PARAMETER_STATUS => lease.note_parameter(header),
             tag::NOTICE => {}
             _ => {
-                if self.pipeline.run_replied() == Some(FORGETS) {
+                if self.pipeline.run_replied() == Some(Run::Forgets) {
                     lease.foreign_sequences = false;
                 }
             }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 
 use super::Session;
-use super::pipeline::Expect;
+use super::expect::{Expect, Run};
 use super::sql_statements::{RUN_REPLIES, put_run};
 use crate::backend::Backend;
 use crate::track::params::is_meaningful;
@@ -64,7 +64,7 @@ impl Session {
     }
 
     fn expect_set(&mut self, difference: &Difference) {
-        self.pipeline.push(Expect::OwnRun(0, RUN_REPLIES + difference.len()));
+        self.pipeline.push(Expect::OwnRun(Run::Now, RUN_REPLIES + difference.len()));
     }
 }
 

@@ -3,95 +3,8 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::sync::Arc;
 
-use crate::error::Error;
-use crate::prepared::{Statement, UnnamedStatement};
-
-/// One awaited reply.
-#[derive(Debug)]
-pub(super) enum Expect {
-    /// Of a Parse.
-    Parse(Parsed),
-    /// Of a Bind; the number of the statement's name, or 0.
-    Bind(u32),
-    /// Of a Describe; the last message of the answer. The number of the statement's name, or 0.
-    Describe(u32),
-    /// Of an Execute; the last message of the answer.
-    Execute,
-    /// Of a Close.
-    Close,
-    /// Of a Close of the client's unnamed statement: those up to this version are gone then.
-    CloseUnnamed(u64),
-    /// ReadyForQuery of a Sync.
-    Sync,
-    /// ReadyForQuery of a Query or FunctionCall. Unnamed statements up to this version are gone then.
-    Query(u64),
-    /// So many times a CopyDone or CopyFail that was sent before CopyInResponse came. No reply of its own.
-    CopyEnd(u32),
-    /// ParseComplete of ours: the statement with this id.
-    OwnParse(u64),
-    /// ParseComplete of ours: the client's unnamed statement of this version.
-    OwnUnnamed(u64),
-    /// CloseComplete of ours: the statement with this id, or 0: the unnamed one.
-    OwnClose(u64),
-    /// Of a statement of ours that runs within the client's batch, so many replies more; the statement that it prepares
-    /// on the client's behalf, or 0, or [`FORGETS`].
-    OwnRun(u64, usize),
-    /// Everything up to a ReadyForQuery of ours, which may have an error in it that becomes the client's: what is prepared
-    /// for a Query of the client's, the statement with this id, or 0.
-    OwnTry(u64),
-    /// ParseComplete that we say, for this name of the client's.
-    SayParsed(Box<[u8]>),
-    /// CloseComplete that we say; what was closed comes back if the backend never gets so far.
-    SayClosed(Box<Closed>),
-    /// Of a message of ours that is bound to fail, in the place of one that we refuse: with this error.
-    Refused(Box<Error>),
-    /// Everything up to a ReadyForQuery of ours.
-    Prefix,
-    /// The same of what is meant to fail.
-    Failing,
-}
-
-/// The number of a statement that has the backend forget another client's sequences.
-pub(super) const FORGETS: u64 = u64::MAX;
-
-impl Expect {
-    fn parses(&self, id: u64) -> bool {
-        matches!(self, Expect::OwnParse(parsed) | Expect::OwnRun(parsed, _) | Expect::Parse(Parsed::Named(_, parsed))
-            if *parsed == id)
-    }
-
-    /// Bytes of text that it keeps; none is longer than a message.
-    #[inline]
-    fn kept(&self) -> u32 {
-        match self {
-            Expect::Parse(Parsed::Unnamed(unnamed)) => unnamed.definition.len() as u32,
-            Expect::SayClosed(closed) => closed.statement.definition.len() as u32,
-            _ => 0,
-        }
-    }
-}
-
-/// A name that a client closed.
-#[derive(Debug)]
-pub(super) struct Closed {
-    pub(super) name: Box<[u8]>,
-    pub(super) statement: Arc<Statement>,
-}
-
-/// What a client's Parse was.
-#[derive(Debug)]
-pub(super) enum Parsed {
-    /// A new name, for the statement with this id.
-    Named(Box<[u8]>, u64),
-    /// This name, which the client has already: bound to fail.
-    Duplicate(Box<[u8]>),
-    /// The unnamed statement.
-    Unnamed(UnnamedStatement),
-    /// Passed on as it was.
-    Verbatim,
-}
+use super::expect::{Expect, Parsed, Run};
 
 /// Replies awaited at one time. What pgfunnel answers itself costs a client nothing to ask for, so there is a bound.
 const LONGEST: usize = 10_000;
@@ -286,21 +199,21 @@ impl Pipeline {
         self.ends_copies = !self.queue.is_empty();
     }
 
-    /// One reply to a statement of ours that runs has come. Returns its number if it is done.
-    pub(super) fn run_replied(&mut self) -> Option<u64> {
+    /// One reply to a statement of ours that runs has come. Returns what it is for if it is done.
+    pub(super) fn run_replied(&mut self) -> Option<Run> {
         match self.queue.front_mut() {
             Some(Expect::OwnRun(_, left)) if *left > 1 => {
                 *left -= 1;
                 None
             }
-            Some(&mut Expect::OwnRun(id, _)) => self.pop().map(|_| id),
+            Some(&mut Expect::OwnRun(run, _)) => self.pop().map(|_| run),
             _ => None,
         }
     }
 
     /// Whether sequences are forgotten by then, if anything of this batch is executed then.
     pub(super) fn forgets(&self) -> bool {
-        let last = self.queue.iter().rposition(|expect| matches!(expect, Expect::OwnRun(FORGETS, _)));
+        let last = self.queue.iter().rposition(|expect| matches!(expect, Expect::OwnRun(Run::Forgets, _)));
         let ends = |expect: &Expect| matches!(expect, Expect::Sync | Expect::Query(_));
         last.is_some_and(|last| !self.queue.iter().skip(last).any(ends))
     }

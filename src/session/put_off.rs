@@ -4,7 +4,7 @@
 use postgres_protocol::message::frontend;
 
 use super::Session;
-use super::pipeline::Expect;
+use super::expect::Expect;
 use super::refusal::put_failure;
 use crate::backend::Backend;
 use crate::config::PoolMode;

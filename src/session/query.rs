@@ -3,7 +3,7 @@
 use bytes::BufMut;
 
 use super::Session;
-use super::pipeline::Expect;
+use super::expect::Expect;
 use super::requests::{LARGEST_PARSE, LONGEST_NAMES};
 use super::sql_names::Resolved;
 use crate::backend::Backend;

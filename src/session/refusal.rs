@@ -5,7 +5,7 @@ use bytes::BufMut;
 use postgres_protocol::message::frontend;
 
 use super::Session;
-use super::pipeline::Expect;
+use super::expect::Expect;
 use super::put_off::PutOff;
 use super::sql_state::MOST_BOUND;
 use crate::backend::Backend;

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::atomic::Ordering;
 
 use super::Session;
-use super::pipeline::{Expect, Parsed};
+use super::expect::{Expect, Parsed};
 use crate::activity::State;
 use crate::backend::Backend;
 use crate::error::{Error, Side, SqlState};

@@ -2,7 +2,7 @@
 //! backend lacks, or answered here; and what it will be answered with is noted.
 
 use super::Session;
-use super::pipeline::Expect;
+use super::expect::Expect;
 use crate::activity::State;
 use crate::backend::Backend;
 use crate::error::{Error, Side, SqlState};

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Session;
-use super::pipeline::Expect;
+use super::expect::Expect;
 use super::state::login_effects;
 use crate::activity::State;
 use crate::backend::{AskError, Backend, Carried};

@@ -4,8 +4,8 @@
 use postgres_protocol::message::frontend;
 
 use super::Session;
+use super::expect::{Expect, Run};
 use super::parsed_under::{put_now, put_then};
-use super::pipeline::Expect;
 use super::sql_statements::{RUN_REPLIES, put_run, run_name};
 use super::statements::{put_named, put_parse};
 use crate::backend::Backend;
@@ -119,7 +119,7 @@ impl Session {
         if synced {
             frontend::sync(lease.socket.output());
         }
-        self.pipeline.push(if synced { Expect::OwnTry(0) } else { Expect::OwnRun(0, replies) });
+        self.pipeline.push(if synced { Expect::OwnTry(0) } else { Expect::OwnRun(Run::Now, replies) });
     }
 
     /// Behind it.

@@ -9,8 +9,8 @@ use bytes::{BufMut, BytesMut};
 use postgres_protocol::message::frontend;
 
 use super::Session;
+use super::expect::{Expect, Run};
 use super::parsed_under::{put_now, put_then};
-use super::pipeline::Expect;
 use super::sql_names::{Deed, Need, Resolved};
 use super::statements::{put_named, put_parse};
 use crate::backend::Backend;
@@ -287,16 +287,14 @@ impl Session {
     }
 
     /// Runs a statement of ours within the client's batch or transaction, leaving its unnamed statement and portal
-    /// alone. `prepares`: the statement that it prepares, or 0.
+    /// alone. `prepares`: the statement that it prepares.
     pub(super) fn sql_run(&mut self, text: &[u8], prepares: u64, lease: &mut Backend) {
         self.client.join(&mut lease.socket);
         let out = lease.socket.output();
-        if prepares != 0 {
-            // A text that failed half-way may have left more than is known.
-            put_named(out, tag::CLOSE, b'S', &prepared::server_name(prepares));
-        }
+        // A text that failed half-way may have left more than is known.
+        put_named(out, tag::CLOSE, b'S', &prepared::server_name(prepares));
         put_run(out, text, &[]);
-        self.pipeline.push(Expect::OwnRun(prepares, RUN_REPLIES + usize::from(prepares != 0)));
+        self.pipeline.push(Expect::OwnRun(Run::Prepares(prepares), RUN_REPLIES + 1));
     }
 
     /// The tag of a `PREPARE` or `DEALLOCATE` has come.

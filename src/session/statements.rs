@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use bytes::{BufMut, BytesMut};
 
 use super::Session;
-use super::pipeline::{Closed, Expect, Parsed};
+use super::expect::{Closed, Expect, Parsed};
 use super::requests::{LARGEST_PARSE, LONGEST_NAMES};
 use crate::backend::Backend;
 use crate::prepared::{self, Prepared, Under, Unnamed, UnnamedStatement};
