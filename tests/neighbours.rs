@@ -211,6 +211,10 @@ fn a_failed_transaction_does_not_find_anothers_sequence() -> Result {
         Say::new().query(&format!("rollback; {LASTVAL}")),
         Say::new().query("rollback").query(LASTVAL),
         Say::new().execute("nope", 0).and(&asks()).sync().query("rollback").query(LASTVAL),
+        // Failed by the time that it is asked, and over by then.
+        Say::new().query("select 1/0").query(LASTVAL).query("rollback").query(LASTVAL),
+        Say::new().query("select 1/0").and(&asks()).sync().query("rollback").and(&asks()).sync(),
+        Say::new().query("select 1/0").query(&format!("rollback; select '{}', lastval()", "x".repeat(70_000))),
     ];
     for (number, way) in ways.iter().enumerate() {
         let (cluster, proxy) = setup("pool_size = 1")?;
@@ -221,16 +225,13 @@ fn a_failed_transaction_does_not_find_anothers_sequence() -> Result {
         if number < 2 {
             two.query("select 1/0")?;
         }
-        two.say(way)?;
-        let mut answer = Answer(Vec::new());
-        while let Some(message) = two.read_or_close()? {
-            answer.0.push(message);
-            if answer.tags().matches('Z').count() == way.ready() {
-                break;
-            }
-        }
+        let answer = two.ask(way)?;
         assert!(answer.rows().is_empty(), "way {number}: {answer:?}");
         assert!(answer.errors().iter().any(|error| error.code == "55000"), "way {number}: {answer:?}");
+        // It is an error like others, and the session goes on.
+        two.query("rollback")?;
+        assert_eq!(two.query(LASTVAL)?.error().code, "55000", "way {number}");
+        assert_eq!(two.query("select nextval('s') = lastval()")?.value(), "t", "way {number}");
     }
     Ok(())
 }

@@ -237,12 +237,10 @@ impl Backend {
     }
 
     /// Appends what makes `currval` and `lastval` forget.
-    ///
-    /// # Errors
-    /// See [`Backend::put_cleaning`].
-    pub fn put_discard_sequences(&mut self) -> io::Result<()> {
+    pub fn put_discard_sequences(&mut self) {
         self.statements.unnamed = Unnamed::Absent;
-        frontend::query("DISCARD SEQUENCES", self.socket.output())
+        // The text has no NUL.
+        let _ = frontend::query("DISCARD SEQUENCES", self.socket.output());
     }
 
     /// Appends what closes our own statements, and returns how many messages that takes.

@@ -37,12 +37,11 @@ impl Session {
             self.open.resetting = false;
         }
         if fields.is_fatal() {
-            self.fatal = true;
             lease.broken = true;
             let error = fields.into_error();
             self.note_error(&error);
             self.log_error("session ended", &error);
-            return Fate::Pass;
+            return Fate::PassLast;
         }
         if let Some(Expect::Refused(error)) = self.pipeline.front() {
             lease.socket.skip(now, &mut self.client);
@@ -53,8 +52,8 @@ impl Session {
         if !matches!(self.pipeline.front(), Some(Expect::Query(_)) | None) {
             self.skip_to_sync(lease);
         }
-        if self.timed_out && header.total == now && fields.code == SqlState::QUERY_CANCELED.code() {
-            self.timed_out = false;
+        if self.limits.timed_out && header.total == now && fields.code == SqlState::QUERY_CANCELED.code() {
+            self.limits.timed_out = false;
             lease.socket.skip(header.total, &mut self.client);
             let error = self.query_timeout_error();
             tag::error(self.client.output(), Severity::Error, &error);
@@ -123,7 +122,7 @@ impl Session {
     /// The backend drops everything up to the next Sync: what it did not do is undone on our side.
     fn skip_to_sync(&mut self, lease: &mut Backend) {
         let (skipped, synced) = self.pipeline.fail();
-        self.skipping = !synced;
+        self.batch.is_skipped = !synced;
         // The last first: a name may have been closed and given anew.
         for (at, expect) in skipped.into_iter().enumerate().rev() {
             match expect {

@@ -110,20 +110,6 @@ impl Session {
         Ok(())
     }
 
-    /// Before a client asks for `currval` or `lastval` on a backend where another's may be found.
-    pub(super) fn discard_sequences(&mut self, lease: &mut Backend) -> std::io::Result<()> {
-        lease.put_discard_sequences()?;
-        lease.foreign_sequences = false;
-        self.pipeline.push(Expect::Prefix);
-        Ok(())
-    }
-
-    /// The same in the middle of a batch, where it may be skipped: they are forgotten once that is answered.
-    pub(super) fn discard_sequences_in_batch(&mut self, lease: &mut Backend) {
-        put_run(lease.socket.output(), b"DISCARD SEQUENCES", &[]);
-        self.pipeline.push(Expect::OwnRun(Run::Forgets, RUN_REPLIES));
-    }
-
     /// A backend without waiting, brought to this client's state: what nearly every transaction gets. Otherwise what is
     /// there of it, for [`Session::borrow`].
     #[inline]
@@ -189,7 +175,7 @@ impl Session {
             lease.owner = self.handle.id;
         }
         if lease.foreign_sequences && self.pool.sequences.load(Ordering::Relaxed) {
-            self.discard_sequences(lease)?;
+            self.discard_sequences(lease);
         }
         self.close_abandoned(lease);
         self.put_params(lease)?;
@@ -368,10 +354,10 @@ impl Session {
     fn unfinished(&self, polite: bool) -> Unfinished {
         Unfinished {
             outstanding: self.pipeline.outstanding(),
-            open_batch: self.open_batch || self.skipping,
+            open_batch: self.batch.is_open || self.batch.is_skipped,
             copy_in: self.copy_in,
-            torn: self.request_rest > 0 && !self.rest_is_skipped,
-            rest: self.reply_rest,
+            torn: self.request.rest > 0 && !self.request.is_dropped,
+            rest: self.reply.rest,
             polite,
         }
     }

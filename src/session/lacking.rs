@@ -37,7 +37,7 @@ impl Session {
     /// empty text that has as many, which it does take.
     #[cold]
     pub(super) fn ensure_bindable(&mut self, statement: &prepared::Statement, lease: &mut Backend) {
-        let surely_failed = lease.status == Status::Failed && self.pipeline.is_certain() && !self.bound;
+        let surely_failed = lease.status == Status::Failed && self.pipeline.is_certain() && !self.batch.has_bound;
         let lacks = lease.statements.get(statement.id) == Prepared::Absent;
         if !(surely_failed && lacks && statement.sql.is_none() && statement.ends_nothing()) {
             return self.ensure_prepared(statement, lease);
@@ -60,7 +60,7 @@ impl Session {
     #[cold]
     pub(super) fn prepare_early(&mut self, statement: &Arc<prepared::Statement>, lease: &mut Backend) -> bool {
         let runs = statement.sql.is_some() || !self.difference(statement.params.as_ref(), lease).is_empty();
-        if self.bound || !runs || matches!(lease.statements.get(statement.id), Prepared::At(_)) {
+        if self.batch.has_bound || !runs || matches!(lease.statements.get(statement.id), Prepared::At(_)) {
             return true;
         }
         if self.sql_waits(lease) {

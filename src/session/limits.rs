@@ -51,6 +51,8 @@ pub(super) struct Limits {
     alarm: Alarm,
     /// Keepalive is on.
     probing: bool,
+    /// `query_timeout` has passed, a cancel is out.
+    pub(super) timed_out: bool,
     /// Bytes sent to either side when it was last looked at.
     sent: u64,
 }
@@ -120,7 +122,7 @@ impl Session {
         }
         self.heed_settings();
         // Without Sync or Flush PostgreSQL need not answer at all.
-        let unfinished = self.open_batch && !self.flushing && self.pipeline.outstanding() == 0;
+        let unfinished = self.batch.is_open && !self.batch.is_flushed && self.pipeline.outstanding() == 0;
         let for_client = self.pipeline.is_empty()
             || unfinished
             || lease.socket.has_passed()
@@ -133,7 +135,7 @@ impl Session {
             if idle { settings.client_idle_timeout } else { settings.idle_transaction_timeout }
         } else {
             self.limits.wait(Waiting::Backend);
-            if self.timed_out { Some(CANCEL_PATIENCE) } else { self.settings.load().query_timeout }
+            if self.limits.timed_out { Some(CANCEL_PATIENCE) } else { self.settings.load().query_timeout }
         };
         // A slow reader, or a slow COPY, is not a stalled one. A statement's time does not start anew with each row.
         let sent = self.client.sent().wrapping_add(lease.socket.sent());
@@ -174,10 +176,10 @@ impl Session {
                 idle_in_transaction(settings.idle_transaction_timeout)
             });
         }
-        if self.timed_out {
+        if self.limits.timed_out {
             return Poll::Ready(self.query_timeout_error());
         }
-        self.timed_out = true;
+        self.limits.timed_out = true;
         metrics().count_timeout("query_timeout");
         let handle = self.handle.clone();
         tokio::spawn(async move {
@@ -203,7 +205,10 @@ impl Session {
 
     /// In statement mode a transaction block may not stay open.
     pub(super) fn breaks_statement_mode(&self, lease: &Backend) -> bool {
-        lease.status != Status::Idle && self.mode == PoolMode::Statement && self.pipeline.is_empty() && !self.open_batch
+        lease.status != Status::Idle
+            && self.mode == PoolMode::Statement
+            && self.pipeline.is_empty()
+            && !self.batch.is_open
     }
 }
 

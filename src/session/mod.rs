@@ -21,6 +21,7 @@ mod refusal;
 mod replies;
 mod requests;
 mod said;
+mod sequences;
 mod settle;
 mod sharing;
 mod sql_names;
@@ -60,7 +61,7 @@ impl Session {
             self.note_error(error);
             self.log_error("session ended", error);
             // Behind half a message it would be read as the rest of that.
-            if self.reply_rest == 0 || self.reply_is_swallowed {
+            if self.reply.rest == 0 || self.reply.is_dropped {
                 backend::error(self.client.output(), Severity::Fatal, error);
             }
         }

@@ -4,8 +4,11 @@ use bytes::BufMut;
 
 use super::Session;
 use super::expect::Expect;
+use super::refusal::too_many_statements;
 use super::requests::{LARGEST_PARSE, LONGEST_NAMES};
+use super::sequences::Before;
 use super::sql_names::Resolved;
+use super::state::Begun;
 use crate::backend::Backend;
 use crate::prepared::{Unnamed, UnnamedStatement};
 use crate::track::effects::EXAMINED;
@@ -60,7 +63,7 @@ impl Session {
         self.open.mix();
         let is_start = header.body() > self.longest_query();
         let hides = self.pins.any(PinReason::Strings.effect());
-        if hides && !self.sql_own(lease) || is_start && self.must_know_end(lease) {
+        if hides && !self.sql_own(lease) {
             return false;
         }
         let Some(body) = self.examined(header) else { return false };
@@ -73,9 +76,19 @@ impl Session {
         let mut effects = effects | suspect;
         let examined = body.len();
         let ends = examined == header.body() && body.ends_with(b"\0");
+        match self.sequences_before(examined, is_start, effects, lease) {
+            Before::Send => {}
+            Before::Wait => return false,
+            Before::Refuse(error) => {
+                self.skip_request(header, lease);
+                self.refuse_query(error, lease);
+                return true;
+            }
+        }
         let mut resolved = None;
         if effects != Effects::NONE {
-            let text = body.strip_suffix(b"\0").unwrap_or(body).to_vec();
+            let text = self.client.unseen().get(HEADER..HEADER + examined).unwrap_or_default();
+            let text = text.strip_suffix(b"\0").unwrap_or(text).to_vec();
             if self.must_hear_first(effects) {
                 return false;
             }
@@ -83,16 +96,13 @@ impl Session {
                 Names::Wait => return false,
                 Names::TooMany => {
                     self.client.skip(header.total, &mut lease.socket);
-                    self.refuse_query(lease);
+                    self.refuse_query(too_many_statements(), lease);
                     return true;
                 }
                 Names::Found(found) => resolved = Some(found),
                 Names::Own => effects.add(PinReason::Prepare.effect()),
                 Names::None => {}
             }
-            // It may end a failed transaction first.
-            let asks = effects.any(PinReason::Sequence.effect()) && text.contains(&b';');
-            self.foreign |= asks && lease.foreign_sequences && lease.status == Status::Failed;
             self.note_effects(effects, &text, lease);
             if let Some(resolved) = &resolved {
                 effects.add(self.sql_note(resolved, lease));
@@ -102,7 +112,7 @@ impl Session {
         self.guard_sequences(effects, lease);
         if is_start {
             // It may come to that.
-            self.forget_foreign_sequences(lease);
+            self.forget_sequences(lease);
         }
         if let Some(resolved) = &resolved {
             self.sql_try_all(resolved, lease);
@@ -111,19 +121,18 @@ impl Session {
         self.clearing = effects;
         lease.statements.unnamed = Unnamed::Absent;
         // It ends what an extended query began.
-        self.open_batch = false;
+        self.batch.is_open = false;
         self.note_said(said);
         self.pipeline.push(Expect::Query(UnnamedStatement::latest()));
         self.rest = rest;
         // The start has been looked at; what is there behind it, and what comes, is looked through.
-        self.request_rest = header.body() - examined;
-        self.rest_is_skipped = false;
+        self.request = Begun { rest: header.body() - examined, is_dropped: false };
         match resolved {
             Some(resolved) => {
                 self.client.skip(HEADER + examined, &mut lease.socket);
                 let out = lease.socket.output();
                 out.put_u8(tag::QUERY);
-                out.put_u32((4 + resolved.text.len() + 1 + self.request_rest) as u32);
+                out.put_u32((4 + resolved.text.len() + 1 + self.request.rest) as u32);
                 out.put_slice(&resolved.text);
                 out.put_u8(0);
                 self.sql.run(resolved);
@@ -160,16 +169,16 @@ impl Session {
     /// Looks through the next bytes of a long Query.
     pub(super) fn look_through(&mut self, now: usize, lease: &mut Backend) {
         let Some(rest) = &mut self.rest else { return };
-        let effects = rest.effects(self.client.unseen().get(..now).unwrap_or_default(), self.request_rest == 0);
+        let effects = rest.effects(self.client.unseen().get(..now).unwrap_or_default(), self.request.rest == 0);
         if effects != Effects::NONE {
             if effects.any(PinReason::Sequence.effect()) {
-                // From now on they are forgotten in time: here the client's own may have been.
-                self.pool.sequences.store(true, std::sync::atomic::Ordering::Release);
+                // Here the client's own may have been forgotten.
+                self.forget_sequences_in_time();
             }
             self.note_effects(effects, b"a long text", lease);
             self.listening.note(effects, b"");
         }
-        if effects != Effects::NONE || self.request_rest == 0 {
+        if effects != Effects::NONE || self.request.rest == 0 {
             self.rest = None;
         }
     }

@@ -45,10 +45,10 @@ impl Session {
     /// been told so.
     pub(super) fn skip_refused(&mut self) -> Result<bool, Error> {
         loop {
-            let now = self.client.unseen().len().min(self.request_rest);
+            let now = self.client.unseen().len().min(self.request.rest);
             self.client.consume(now);
-            self.request_rest -= now;
-            if self.request_rest > 0 {
+            self.request.rest -= now;
+            if self.request.rest > 0 {
                 return Ok(false);
             }
             if self.refused == Some(Refused::Last) {
@@ -71,46 +71,36 @@ impl Session {
                 tag::SYNC => self.refused = Some(Refused::Last),
                 _ => {}
             }
-            self.request_rest = header.total;
+            self.request.rest = header.total;
         }
     }
 
     /// Drops data of a COPY that is over, as it comes.
     #[cold]
     pub(super) fn drop_stray(&mut self, header: Header) {
-        self.request_rest = header.total;
+        self.request.rest = header.total;
         self.refused = Some(Refused::Stray);
     }
 
-    /// With a backend: refuses a Parse, which has been skipped, for the number of the client's statements. The backend
-    /// fails, too, so that it skips the rest of the batch and its transaction fails.
+    /// With a backend: refuses a message of a batch, which has been skipped. The backend fails, too, so that it skips the
+    /// rest of the batch and its transaction fails.
     #[cold]
-    pub(super) fn refuse_statement(&mut self, lease: &mut Backend) {
-        self.refuse_in_batch(too_many_statements(), lease);
-    }
-
-    /// The same of a Bind of a text with names, for the number of those that are bound and not executed.
-    #[cold]
-    pub(super) fn refuse_bind(&mut self, lease: &mut Backend) {
-        self.refuse_in_batch(too_many_portals(), lease);
-    }
-
-    fn refuse_in_batch(&mut self, error: Error, lease: &mut Backend) {
+    pub(super) fn refuse_in_batch(&mut self, error: Error, lease: &mut Backend) {
         self.note_error(&error);
         self.log_error("refused", &error);
         self.client.join(&mut lease.socket);
         put_failure(lease);
         self.pipeline.push(Expect::Refused(Box::new(error)));
-        self.open_batch = true;
+        self.batch.is_open = true;
     }
 
     /// The same for a Query.
     #[cold]
-    pub(super) fn refuse_query(&mut self, lease: &mut Backend) {
-        self.refuse_statement(lease);
+    pub(super) fn refuse_query(&mut self, error: Error, lease: &mut Backend) {
+        self.refuse_in_batch(error, lease);
         frontend::sync(lease.socket.output());
         self.pipeline.push(Expect::Sync);
-        self.open_batch = false;
+        self.batch.is_open = false;
         self.drop_unnamed(lease);
     }
 
@@ -135,13 +125,13 @@ pub(super) fn put_failure(lease: &mut Backend) {
     });
 }
 
-fn too_many_portals() -> Error {
+pub(super) fn too_many_portals() -> Error {
     Error::new(Side::Client, SqlState::PROGRAM_LIMIT_EXCEEDED, "too many portals")
         .detail(format!("One connection may have {MOST_BOUND} that are bound to EXECUTE, PREPARE or DEALLOCATE."))
         .hint("Execute them before more are bound.")
 }
 
-fn too_many_statements() -> Error {
+pub(super) fn too_many_statements() -> Error {
     let mib = MOST_BYTES / (1024 * 1024);
     Error::new(Side::Client, SqlState::PROGRAM_LIMIT_EXCEEDED, "too many prepared statements")
         .detail(format!("One connection may have {MOST_NAMES} of them, with {mib} MiB of text."))

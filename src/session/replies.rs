@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::Session;
 use super::expect::{Expect, Parsed};
+use super::state::Begun;
 use crate::activity::State;
 use crate::backend::Backend;
 use crate::error::{Error, Side, SqlState};
@@ -20,6 +21,8 @@ const LARGEST_EXAMINED: usize = 1024 * 1024;
 pub(super) enum Fate {
     /// Goes to the client.
     Pass,
+    /// Does, and the backend says nothing more.
+    PassLast,
     /// Does not.
     Swallow,
     /// Its place has been taken by something else.
@@ -54,13 +57,13 @@ impl Session {
     #[inline]
     fn take_all_replies(&mut self, lease: &mut Backend, begun: &mut bool) -> Result<(), Lost> {
         loop {
-            if self.reply_rest > 0 {
-                let now = lease.socket.unseen().len().min(self.reply_rest);
+            if self.reply.rest > 0 {
+                let now = lease.socket.unseen().len().min(self.reply.rest);
                 if now == 0 {
                     return Ok(());
                 }
-                self.reply_rest -= now;
-                if self.reply_is_swallowed {
+                self.reply.rest -= now;
+                if self.reply.is_dropped {
                     lease.socket.skip(now, &mut self.client);
                 } else {
                     lease.socket.pass(now);
@@ -75,7 +78,7 @@ impl Session {
                 let rows = tag::rows(unseen);
                 *begun = true;
                 lease.socket.pass(rows);
-                self.reply_is_swallowed = false;
+                self.reply.is_dropped = false;
                 continue;
             }
             if there < header.total && must_be_whole(header.tag) && header.total <= LARGEST_EXAMINED {
@@ -86,19 +89,18 @@ impl Session {
                 Fate::Pass => {
                     *begun = header.tag != tag::READY;
                     lease.socket.pass(now);
-                    self.reply_is_swallowed = false;
-                    self.reply_rest = header.total - now;
+                    self.reply = Begun { rest: header.total - now, is_dropped: false };
                 }
                 Fate::Swallow => {
                     lease.socket.skip(now, &mut self.client);
-                    self.reply_is_swallowed = true;
-                    self.reply_rest = header.total - now;
+                    self.reply = Begun { rest: header.total - now, is_dropped: true };
+                }
+                Fate::PassLast => {
+                    lease.socket.pass(now);
+                    return Err(Lost::Said);
                 }
                 Fate::Replaced => {}
                 Fate::Wait => return Ok(()),
-            }
-            if self.fatal {
-                return Err(Lost::Said);
             }
             self.say_what_is_due(lease);
         }
@@ -162,7 +164,7 @@ impl Session {
             tag::COPY_IN => {
                 self.copy_in = !self.pipeline.copy_in();
                 // A Sync that is ignored ends no batch.
-                self.open_batch |= self.pipeline.is_certain();
+                self.batch.is_open |= self.pipeline.is_certain();
             }
             tag::NOTIFICATION => return Ok(self.notification(header, lease)),
             tag::NOTICE if self.sql.is_active() => return Ok(self.translate(header, now, None, lease)),
@@ -234,7 +236,7 @@ impl Session {
         }
         self.copy_in = false;
         // The next statement's time begins now.
-        self.timed_out = false;
+        self.limits.timed_out = false;
         self.limits.restart();
         let answered = self.pipeline.is_empty();
         let (now, took) = self.timing.answer(!answered, &self.pool.metrics);
@@ -334,7 +336,7 @@ impl Session {
     /// Says what pgfunnel answers itself, once everything before it has been answered, to its last byte.
     #[inline]
     pub(super) fn say_what_is_due(&mut self, lease: &mut Backend) {
-        if self.pipeline.has_own_words() && self.reply_rest == 0 {
+        if self.pipeline.has_own_words() && self.reply.rest == 0 {
             self.say_all_that_is_due(lease);
         }
     }

@@ -3,6 +3,7 @@
 
 use super::Session;
 use super::expect::Expect;
+use super::state::Begun;
 use crate::activity::State;
 use crate::backend::Backend;
 use crate::error::{Error, Side, SqlState};
@@ -87,7 +88,7 @@ impl Session {
     /// Whether a Terminate is among what the client has sent and what is not taken yet.
     #[cold]
     pub(super) fn says_goodbye(&self) -> bool {
-        let mut unseen = self.client.unseen().get(self.request_rest..).unwrap_or_default();
+        let mut unseen = self.client.unseen().get(self.request.rest..).unwrap_or_default();
         while let Ok(Some(header)) = Header::peek(unseen, tag::limit) {
             if header.tag == tag::TERMINATE {
                 return true;
@@ -103,14 +104,14 @@ impl Session {
     /// What ends the session: a broken frame or an unknown message type.
     pub(super) fn take_requests(&mut self, lease: &mut Backend) -> Result<Wish, Error> {
         loop {
-            if self.request_rest > 0 {
-                let now = self.client.unseen().len().min(self.request_rest);
+            if self.request.rest > 0 {
+                let now = self.client.unseen().len().min(self.request.rest);
                 if now == 0 {
                     return Ok(Wish::More);
                 }
-                self.request_rest -= now;
+                self.request.rest -= now;
                 self.look_through(now, lease);
-                if self.rest_is_skipped {
+                if self.request.is_dropped {
                     self.client.skip(now, &mut lease.socket);
                 } else {
                     self.client.pass(now);
@@ -122,11 +123,11 @@ impl Session {
                 self.sql.end();
             }
             if self.holds_back(lease) {
-                if self.pipeline.is_full() || self.barrier && self.open_batch {
+                if self.pipeline.is_full() || self.barrier && self.batch.is_open {
                     // PostgreSQL may keep the replies that are waited for until it is told to send them.
                     self.client.join(&mut lease.socket);
                     postgres_protocol::message::frontend::flush(lease.socket.output());
-                    self.flushing = true;
+                    self.batch.is_flushed = true;
                 }
                 return Ok(Wish::More);
             }
@@ -134,7 +135,7 @@ impl Session {
             if header.tag == tag::TERMINATE {
                 return Ok(Wish::Leave);
             }
-            if self.skipping && header.tag != tag::SYNC {
+            if self.batch.is_skipped && header.tag != tag::SYNC {
                 self.skip_request(header, lease);
                 continue;
             }
@@ -154,28 +155,28 @@ impl Session {
             self.pass_request(header);
             return Ok(true);
         }
-        self.flushing = header.tag == tag::FLUSH;
+        self.batch.is_flushed = header.tag == tag::FLUSH;
         self.handle.activity.set(State::Active);
         self.timing.ask_served();
         match header.tag {
             tag::QUERY => {
-                self.bound = false;
+                self.batch.has_bound = false;
                 let taken = self.query(header, lease);
-                self.sent &= !taken;
-                return if self.foreign { Err(foreign_sequences()) } else { Ok(taken) };
+                self.batch.has_sent &= !taken;
+                return Ok(taken);
             }
             tag::PARSE | tag::BIND => {
                 let taken = match header.tag {
                     tag::PARSE => self.parse(header, lease),
                     _ => self.bind(header, lease),
                 };
-                self.bound |= taken && header.tag == tag::BIND;
-                self.sent |= taken;
-                return if self.foreign { Err(foreign_sequences()) } else { Ok(taken) };
+                self.batch.has_bound |= taken && header.tag == tag::BIND;
+                self.batch.has_sent |= taken;
+                return Ok(taken);
             }
             tag::DESCRIBE | tag::CLOSE => {
                 let taken = self.named(header, lease);
-                self.sent |= taken;
+                self.batch.has_sent |= taken;
                 return Ok(taken);
             }
             tag::EXECUTE => {
@@ -183,26 +184,22 @@ impl Session {
                     return Ok(false);
                 }
                 self.pipeline.push(Expect::Execute);
-                self.open_batch = true;
-                self.sent = true;
-                self.barrier |= self.clears;
+                self.batch.is_open = true;
+                self.batch.has_sent = true;
+                self.barrier |= self.batch.clears;
                 self.open.execute();
                 self.listening.execute();
             }
             tag::SYNC => {
-                self.skipping = false;
-                self.clears = false;
-                self.bound = false;
+                self.batch.reach_sync(self.copy_in);
                 if !self.copy_in {
-                    self.sent = false;
                     self.barrier |= self.listening.may_hear_itself();
-                    self.open_batch = false;
                     self.pipeline.push(Expect::Sync);
                 }
             }
             tag::FLUSH => {}
             tag::FUNCTION_CALL => {
-                if !self.function_call(lease)? {
+                if !self.function_call(lease) {
                     return Ok(false);
                 }
             }
@@ -221,21 +218,19 @@ impl Session {
     }
 
     /// The protocol's own call of a function, which may call anything.
-    fn function_call(&mut self, lease: &mut Backend) -> Result<bool, Error> {
-        if self.must_hear_first(Effects::CODE) {
-            return Ok(false);
+    fn function_call(&mut self, lease: &mut Backend) -> bool {
+        let asks = PinReason::Sequence.effect();
+        if self.must_be_answered_first(Effects::CODE | asks, lease) {
+            return false;
         }
         self.listening.note(Effects::CODE, b"");
         self.barrier |= self.listening.may_hear_itself();
-        self.guard_sequences(PinReason::Sequence.effect(), lease);
-        if self.foreign {
-            return Err(foreign_sequences());
-        }
-        self.sent = false;
+        self.guard_sequences(asks, lease);
+        self.batch.has_sent = false;
         self.note_effects(PinReason::Hidden.effect() | Effects::CODE | Effects::UNSEEN, b"function call", lease);
-        self.open_batch = false;
+        self.batch.is_open = false;
         self.pipeline.push(Expect::Query(0));
-        Ok(true)
+        true
     }
 
     /// Passes a message on, as much of it as is there.
@@ -243,16 +238,14 @@ impl Session {
     pub(super) fn pass_request(&mut self, header: Header) {
         let now = self.client.unseen().len().min(header.total);
         self.client.pass(now);
-        self.request_rest = header.total - now;
-        self.rest_is_skipped = false;
+        self.request = Begun { rest: header.total - now, is_dropped: false };
     }
 
     /// Drops a message that the backend would skip too, after an error, up to the next Sync.
     pub(super) fn skip_request(&mut self, header: Header, lease: &mut Backend) {
         let now = self.client.unseen().len().min(header.total);
         self.client.skip(now, &mut lease.socket);
-        self.request_rest = header.total - now;
-        self.rest_is_skipped = true;
+        self.request = Begun { rest: header.total - now, is_dropped: true };
     }
 
     /// Between two transactions: a client that is pinned from now on is counted, and its reason logged.
@@ -265,43 +258,6 @@ impl Session {
             self.handle.show_pins(self.pins, &self.pinned_by.to_string());
         }
         self.counted = self.pins;
-    }
-
-    /// Before a text that asks for `currval` or `lastval`: another client's value must not be found. From now on they are
-    /// forgotten whenever the owner changes.
-    pub(super) fn guard_sequences(&mut self, effects: Effects, lease: &mut Backend) {
-        if effects.any(PinReason::Sequence.effect()) {
-            self.pool.sequences.store(true, std::sync::atomic::Ordering::Release);
-            // It may be over by then.
-            let failed = lease.foreign_sequences && lease.status == Status::Failed;
-            self.foreign |= failed && !self.pipeline.is_certain();
-            self.forget_foreign_sequences(lease);
-        }
-    }
-
-    /// Whether another's sequences can be forgotten in front of a text only once it is known whether a failed transaction
-    /// is over: that hangs on answers to come.
-    pub(super) fn must_know_end(&mut self, lease: &Backend) -> bool {
-        let hangs = lease.foreign_sequences && lease.status == Status::Failed && !self.pipeline.is_certain();
-        self.undecided |= hangs;
-        hangs
-    }
-
-    /// Has the backend forget another client's `currval` and `lastval`: as part of the client's batch, if it has begun.
-    pub(super) fn forget_foreign_sequences(&mut self, lease: &mut Backend) {
-        if !lease.foreign_sequences {
-            return;
-        }
-        // In a failed transaction nothing can be discarded, and nothing is told.
-        if lease.status == Status::Failed {
-            return;
-        }
-        self.client.join(&mut lease.socket);
-        if !self.sent {
-            self.foreign |= self.discard_sequences(lease).is_err();
-        } else if !self.pipeline.forgets() {
-            self.discard_sequences_in_batch(lease);
-        }
     }
 
     /// Whether a text (`None`: it is not all there) may use something of the database that changes session state.
@@ -331,19 +287,6 @@ impl Session {
         self.pins.add(effects.only(Effects::PINS));
         self.changes_parse |= effects.any(Effects::LOCAL | Effects::PARAMETERS | Effects::SUSPECT) || self.pins.pins();
     }
-}
-
-/// 55000 for a client that asks for `currval` or `lastval` in the middle of a batch, the first time that anybody does.
-#[cold]
-fn foreign_sequences() -> Error {
-    Error::new(
-        Side::Proxy,
-        SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
-        "currval and lastval are not yet defined in this session",
-    )
-    .hint(
-        "Another client used this connection to the database before. Try again: pgfunnel keeps them apart from now on.",
-    )
 }
 
 /// What a client is told that wants replication through a pool.

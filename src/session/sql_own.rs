@@ -38,15 +38,15 @@ impl Session {
             return true;
         }
         if !self.pipeline.is_empty() {
-            if self.open_batch {
+            if self.batch.is_open {
                 self.client.join(&mut lease.socket);
                 frontend::flush(lease.socket.output());
-                self.flushing = true;
+                self.batch.is_flushed = true;
             }
             self.barrier = true;
             return false;
         }
-        self.sql_put_own(!self.open_batch || !self.bound, lease);
+        self.sql_put_own(!self.batch.is_open || !self.batch.has_bound, lease);
         self.sql.own = true;
         let known: Vec<_> = self.statements.iter().map(|(_, statement)| statement.clone()).collect();
         self.statements.clear();
@@ -65,7 +65,7 @@ impl Session {
 
     /// Before a Query that asks which statements there are, among those that go by the client's own names.
     pub(super) fn sql_hide_own(&mut self, lease: &mut Backend) {
-        if self.sql.own && !self.open_batch && lease.status != Status::Failed {
+        if self.sql.own && !self.batch.is_open && lease.status != Status::Failed {
             self.client.join(&mut lease.socket);
             lease.put_close_own();
             frontend::sync(lease.socket.output());

@@ -59,7 +59,7 @@ impl Session {
     pub(super) fn sql_prepare(&mut self, resolved: &Resolved, lease: &mut Backend) {
         if resolved.lists {
             // A Sync of ours must end nothing.
-            return self.sql_list(!self.bound && self.pipeline.is_empty(), lease);
+            return self.sql_list(!self.batch.has_bound && self.pipeline.is_empty(), lease);
         }
         // For what it will have prepared.
         self.make_room(lease);
@@ -148,7 +148,7 @@ impl Session {
                 self.sql_part(resolved);
                 let executed = self.sql_note(resolved, lease);
                 self.guard_sequences(executed, lease);
-                self.clears |= executed.any(Effects::CLEARS);
+                self.batch.clears |= executed.any(Effects::CLEARS);
                 self.sql_prepare(resolved, lease);
             }
             None => self.note_effects(PinReason::Prepare.effect(), text, lease),
@@ -201,7 +201,7 @@ impl Session {
             Prepared::Outdated => need.runs,
             Prepared::Absent => true,
         };
-        if !self.open_batch || resolved.lists || !resolved.needs.iter().any(|need| lacks(need, lease)) {
+        if !self.batch.is_open || resolved.lists || !resolved.needs.iter().any(|need| lacks(need, lease)) {
             return false;
         }
         self.sql_put_needs(resolved, lease);
@@ -211,11 +211,11 @@ impl Session {
     /// Before a Query with names. `true`: what they mean hangs on answers to come, or what they need cannot be put in
     /// front of it yet.
     pub(super) fn sql_waits(&mut self, lease: &mut Backend) -> bool {
-        if self.open_batch && !self.pipeline.is_empty() {
+        if self.batch.is_open && !self.pipeline.is_empty() {
             // Something of the same batch may fail, and the Query be skipped with it.
             self.client.join(&mut lease.socket);
             frontend::flush(lease.socket.output());
-            self.flushing = true;
+            self.batch.is_flushed = true;
             self.barrier = true;
             return true;
         }
@@ -227,7 +227,7 @@ impl Session {
     /// the Query part of a transaction (since PostgreSQL 18), and an error would have it skipped.
     pub(super) fn sql_try_all(&mut self, resolved: &Resolved, lease: &mut Backend) {
         if resolved.lists {
-            return self.sql_list(!self.open_batch, lease);
+            return self.sql_list(!self.batch.is_open, lease);
         }
         self.make_room(lease);
         // A failed transaction takes nothing; what the text says is refused likewise.

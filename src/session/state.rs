@@ -51,26 +51,14 @@ pub struct Session {
     pub(super) counted: Effects,
     /// What pinned it last.
     pub(super) pinned_by: Command,
-    /// Bytes to come of a message from the client.
-    pub(super) request_rest: usize,
-    /// They are dropped, like the message that they belong to.
-    pub(super) rest_is_skipped: bool,
-    /// Bytes to come of a message from the backend.
-    pub(super) reply_rest: usize,
-    /// They are not for the client.
-    pub(super) reply_is_swallowed: bool,
-    /// Extended-query messages were sent, and no Sync behind them.
-    pub(super) open_batch: bool,
-    /// The client's last message was Flush: it waits for the backend, although no Sync is out.
-    pub(super) flushing: bool,
-    /// The backend skips everything up to a Sync that the client has not sent yet.
-    pub(super) skipping: bool,
+    /// The client's message that has begun.
+    pub(super) request: Begun,
+    /// The backend's. Dropped: it is not for the client.
+    pub(super) reply: Begun,
+    /// What is under way of the extended query.
+    pub(super) batch: Batch,
     /// The backend waits for COPY data.
     pub(super) copy_in: bool,
-    /// `query_timeout` has passed, a cancel is out.
-    pub(super) timed_out: bool,
-    /// A FATAL error has passed.
-    pub(super) fatal: bool,
     /// Settings differ from those of its login, so that its statements are its own.
     pub(super) changes_parse: bool,
     /// What comes next from the client can only be decided once more is answered.
@@ -79,16 +67,8 @@ pub struct Session {
     pub(super) changed_schema: bool,
     /// What was sent last ends state: nothing is sent behind it before it is answered.
     pub(super) barrier: bool,
-    /// The same, bound in this batch and not executed yet.
-    pub(super) clears: bool,
     /// The effects of the statement that stands behind the barrier.
     pub(super) clearing: Effects,
-    /// Something has been bound in this batch.
-    pub(super) bound: bool,
-    /// Something of this batch has been sent.
-    pub(super) sent: bool,
-    /// What it asks for may be another's, and can no longer be taken away.
-    pub(super) foreign: bool,
     /// The last unnamed statement's effects and definition, if it has any.
     pub(super) unnamed: Option<(Effects, Arc<[u8]>)>,
     /// What the rest of a long Query is looked through with.
@@ -107,6 +87,44 @@ pub struct Session {
     pub(super) saids: Saids,
     /// SQL's `PREPARE`, `EXECUTE` and `DEALLOCATE` that are under way.
     pub(super) sql: Sql,
+}
+
+/// A message of which a part has been handled, and the rest is to come.
+#[derive(Debug, Default)]
+pub(super) struct Begun {
+    /// Bytes to come; none of a message that is over, or handled whole.
+    pub(super) rest: usize,
+    /// They are dropped, like the part before.
+    pub(super) is_dropped: bool,
+}
+
+/// Extended-query messages up to a Sync.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    /// One has begun, and no Sync is behind it.
+    pub(super) is_open: bool,
+    /// Something of it has been sent.
+    pub(super) has_sent: bool,
+    /// Something has been bound in it.
+    pub(super) has_bound: bool,
+    /// What is bound in it, and not executed yet, ends state.
+    pub(super) clears: bool,
+    /// The client's last message was Flush: it waits for the backend, although no Sync is out.
+    pub(super) is_flushed: bool,
+    /// The backend skips everything up to a Sync that the client has not sent yet.
+    pub(super) is_skipped: bool,
+}
+
+impl Batch {
+    /// A Sync ends it, but in a COPY from the client, where PostgreSQL ignores it (manual, "Message Flow", "COPY
+    /// Operations"): then what was sent of it is still being answered.
+    pub(super) fn reach_sync(&mut self, is_ignored: bool) {
+        let Self { is_open, has_sent, .. } = *self;
+        *self = Self::default();
+        if is_ignored {
+            (self.is_open, self.has_sent) = (is_open, has_sent);
+        }
+    }
 }
 
 /// How a session ended.
@@ -178,24 +196,14 @@ impl Session {
             pins,
             counted: Effects::NONE,
             pinned_by: Command::default(),
-            request_rest: 0,
-            rest_is_skipped: false,
-            reply_rest: 0,
-            reply_is_swallowed: false,
-            open_batch: false,
-            flushing: false,
-            skipping: false,
+            request: Begun::default(),
+            reply: Begun::default(),
+            batch: Batch::default(),
             copy_in: false,
-            timed_out: false,
-            fatal: false,
             changes_parse: false,
             undecided: false,
             changed_schema: false,
             barrier: false,
-            clears: false,
-            bound: false,
-            sent: false,
-            foreign: false,
             clearing: Effects::NONE,
             unnamed: None,
             rest: None,
@@ -229,7 +237,7 @@ impl Session {
     pub(super) fn waits_for_answers(&self) -> bool {
         !self.copy_in
             && ((self.undecided || self.sql.listed) && !self.pipeline.is_certain()
-                || self.barrier && self.request_rest == 0 && !self.pipeline.is_empty())
+                || self.barrier && self.request.rest == 0 && !self.pipeline.is_empty())
     }
 
     /// The transaction is over, nothing is owed to either side, and nothing pins the client.
@@ -262,10 +270,10 @@ impl Session {
     pub(super) fn is_between(&self, lease: &Backend) -> bool {
         lease.status == Status::Idle
             && self.pipeline.is_empty()
-            && !self.open_batch
-            && !self.skipping
-            && self.request_rest == 0
-            && self.reply_rest == 0
+            && !self.batch.is_open
+            && !self.batch.is_skipped
+            && self.request.rest == 0
+            && self.reply.rest == 0
     }
 
     /// From now on the pool's settings are in force as they are now.

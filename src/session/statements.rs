@@ -8,6 +8,7 @@ use bytes::{BufMut, BytesMut};
 
 use super::Session;
 use super::expect::{Closed, Expect, Parsed};
+use super::refusal::{too_many_portals, too_many_statements};
 use super::requests::{LARGEST_PARSE, LONGEST_NAMES};
 use crate::backend::Backend;
 use crate::prepared::{self, Prepared, Under, Unnamed, UnnamedStatement};
@@ -22,19 +23,19 @@ impl Session {
             return false;
         }
         if header.body() > LARGEST_PARSE {
-            if self.must_know_end(lease) {
+            if self.cannot_forget_yet(lease) {
                 return false;
             }
-            self.forget_foreign_sequences(lease);
+            self.forget_sequences(lease);
             self.note_effects(Effects::LARGE | self.suspicion(None), b"Parse", lease);
             lease.statements.unnamed = Unnamed::Unknown;
             self.pipeline.push(Expect::Parse(Parsed::Verbatim));
-            self.open_batch = true;
+            self.batch.is_open = true;
             self.pass_request(header);
             return true;
         }
         // It has begun, although it is not there whole.
-        self.open_batch = true;
+        self.batch.is_open = true;
         let Some(body) = self.client.unseen().get(HEADER..header.total) else { return false };
         let Some(parse) = Parse::decode(body) else {
             self.pipeline.push(Expect::Parse(Parsed::Verbatim));
@@ -87,9 +88,8 @@ impl Session {
         if unnamed.effects.any(Effects::NAMES) && self.exceeds_by_sql(unnamed.text()) {
             self.client.skip(header.total, &mut lease.socket);
             self.drop_unnamed(lease);
-            return self.refuse_statement(lease);
+            return self.refuse_in_batch(too_many_statements(), lease);
         }
-        self.guard_sequences(unnamed.effects, lease);
         lease.statements.unnamed = Unnamed::Version(unnamed.version);
         self.unnamed = (unnamed.effects != Effects::NONE).then(|| (unnamed.effects, unnamed.definition.clone()));
         self.pipeline.push(Expect::Parse(Parsed::Unnamed(unnamed)));
@@ -107,7 +107,7 @@ impl Session {
             return;
         }
         if self.statements.exceeds(1, parse.name.len() + parse.definition.len()) {
-            return self.refuse_statement(lease);
+            return self.refuse_in_batch(too_many_statements(), lease);
         }
         // What PostgreSQL makes of a text depends on settings: with the ones of its login, a client shares statements
         // with those that logged in with the same; with others, nobody's fits.
@@ -194,7 +194,7 @@ impl Session {
             self.sql.bind(portal, None);
             if self.sql.is_full() {
                 self.skip_request(header, lease);
-                self.refuse_bind(lease);
+                self.refuse_in_batch(too_many_portals(), lease);
                 return true;
             }
         }
@@ -223,7 +223,7 @@ impl Session {
         let portal = portal.to_vec();
         let own = if is_sql { name.to_vec() } else { Vec::new() };
         let effects = statement.effects | self.suspicion(Some(&statement.definition));
-        if self.must_hear_first(effects) || effects.any(Effects::LISTS) && self.sql_waits(lease) {
+        if self.must_be_answered_first(effects, lease) || effects.any(Effects::LISTS) && self.sql_waits(lease) {
             return false;
         }
         let lacks = !is_sql && !matches!(lease.statements.get(statement.id), Prepared::At(_));
@@ -247,7 +247,7 @@ impl Session {
             out.put_u8(0);
         }
         self.pipeline.push(Expect::Bind(number));
-        self.open_batch = true;
+        self.batch.is_open = true;
         self.pass_request(Header { tag: tag::BIND, total: rest });
         true
     }
@@ -270,7 +270,7 @@ impl Session {
                 self.undecided = true;
                 return false;
             }
-            if self.must_hear_first(effects) || effects.any(Effects::LISTS) && self.sql_waits(lease) {
+            if self.must_be_answered_first(effects, lease) || effects.any(Effects::LISTS) && self.sql_waits(lease) {
                 return false;
             }
             self.note_bound(effects, &definition, lease);
@@ -289,14 +289,14 @@ impl Session {
             self.guard_sequences(effects, lease);
             self.note_effects(effects, definition, lease);
             self.listening.bind(effects, definition);
-            self.clears |= effects.any(Effects::CLEARS);
+            self.batch.clears |= effects.any(Effects::CLEARS);
             self.clearing = effects;
         }
     }
 
     fn pass_bind(&mut self, header: Header) -> bool {
         self.pipeline.push(Expect::Bind(0));
-        self.open_batch = true;
+        self.batch.is_open = true;
         self.pass_request(header);
         true
     }
@@ -310,7 +310,7 @@ impl Session {
         }
         self.pass_request(header);
         self.pipeline.push(expect);
-        self.open_batch = true;
+        self.batch.is_open = true;
         true
     }
 
@@ -323,7 +323,7 @@ impl Session {
             Some(Named::Statement(name)) => name.to_vec(),
             Some(Named::Portal(_)) | None => {
                 self.pipeline.push(expect);
-                self.open_batch = true;
+                self.batch.is_open = true;
                 self.pass_request(header);
                 return true;
             }
@@ -338,7 +338,7 @@ impl Session {
                 expect
             };
             self.pipeline.push(expect);
-            self.open_batch = true;
+            self.batch.is_open = true;
             self.pass_request(header);
             return true;
         }
@@ -358,7 +358,7 @@ impl Session {
         if !closes && !is_sql && !self.prepare_early(&statement, lease) {
             return false;
         }
-        self.open_batch = true;
+        self.batch.is_open = true;
         self.client.skip(header.total, &mut lease.socket);
         if closes {
             self.statements.remove(&name);
