@@ -6,10 +6,9 @@ use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 
-use super::expect::{Expect, Run};
+use super::expect::Expect;
 use super::replies::Lost;
 use super::sql_state::Sql;
-use super::sql_statements::{RUN_REPLIES, put_run};
 use super::timing::Timing;
 use super::{BACKLOG, End, LeaseEnd, Session, limits};
 use crate::activity::State;

@@ -6,14 +6,13 @@ use super::Session;
 use super::expect::Expect;
 use super::refusal::too_many_statements;
 use super::requests::{LARGEST_PARSE, LONGEST_NAMES};
-use super::sequences::Before;
 use super::sql_names::Resolved;
 use super::state::Begun;
 use crate::backend::Backend;
+use crate::error::Error;
 use crate::prepared::{Unnamed, UnnamedStatement};
 use crate::track::effects::EXAMINED;
 use crate::track::{Effects, PinReason};
-use crate::wire::backend::Status;
 use crate::wire::frontend as tag;
 use crate::wire::{HEADER, Header};
 
@@ -25,10 +24,14 @@ enum Names {
     Found(Box<Resolved>),
     /// They cannot be, and are the backend's own from now on.
     Own,
-    /// It would prepare too many.
-    TooMany,
-    /// That hangs on answers to come.
+}
+
+/// Why a Query is not sent.
+pub(super) enum Unsent {
+    /// More of it is needed, or what it comes to hangs on answers to come.
     Wait,
+    /// It is refused.
+    Refused(Error),
 }
 
 impl Session {
@@ -59,14 +62,27 @@ impl Session {
         }
     }
 
+    /// `false`: more of it is needed first, or answers are.
     pub(super) fn query(&mut self, header: Header, lease: &mut Backend) -> bool {
+        match self.send_query(header, lease) {
+            Ok(()) => true,
+            Err(Unsent::Wait) => false,
+            Err(Unsent::Refused(error)) => {
+                self.skip_request(header, lease);
+                self.refuse_query(error, lease);
+                true
+            }
+        }
+    }
+
+    fn send_query(&mut self, header: Header, lease: &mut Backend) -> Result<(), Unsent> {
         self.open.mix();
         let is_start = header.body() > self.longest_query();
         let hides = self.pins.any(PinReason::Strings.effect());
         if hides && !self.sql_own(lease) {
-            return false;
+            return Err(Unsent::Wait);
         }
-        let Some(body) = self.examined(header) else { return false };
+        let body = self.examined(header).ok_or(Unsent::Wait)?;
         let suspect = self.suspicion(Some(body).filter(|_| !is_start));
         let said = self.saids.of(body.strip_suffix(b"\0").unwrap_or(body));
         let (effects, rest) = match is_start {
@@ -76,29 +92,15 @@ impl Session {
         let mut effects = effects | suspect;
         let examined = body.len();
         let ends = examined == header.body() && body.ends_with(b"\0");
-        match self.sequences_before(examined, is_start, effects, lease) {
-            Before::Send => {}
-            Before::Wait => return false,
-            Before::Refuse(error) => {
-                self.skip_request(header, lease);
-                self.refuse_query(error, lease);
-                return true;
-            }
-        }
+        self.sequences_before(examined, is_start, effects, lease)?;
         let mut resolved = None;
         if effects != Effects::NONE {
             let text = self.client.unseen().get(HEADER..HEADER + examined).unwrap_or_default();
             let text = text.strip_suffix(b"\0").unwrap_or(text).to_vec();
             if self.must_hear_first(effects) {
-                return false;
+                return Err(Unsent::Wait);
             }
-            match self.query_names(&text, ends, effects, lease) {
-                Names::Wait => return false,
-                Names::TooMany => {
-                    self.client.skip(header.total, &mut lease.socket);
-                    self.refuse_query(too_many_statements(), lease);
-                    return true;
-                }
+            match self.query_names(&text, ends, effects, lease)? {
                 Names::Found(found) => resolved = Some(found),
                 Names::Own => effects.add(PinReason::Prepare.effect()),
                 Names::None => {}
@@ -108,8 +110,8 @@ impl Session {
                 effects.add(self.sql_note(resolved, lease));
             }
             self.listening.note(effects, &text);
+            self.guard_sequences(effects, lease);
         }
-        self.guard_sequences(effects, lease);
         if is_start {
             // It may come to that.
             self.forget_sequences(lease);
@@ -139,30 +141,30 @@ impl Session {
             }
             None => self.client.pass(HEADER + examined),
         }
-        true
+        Ok(())
     }
 
     /// The names in a text with these effects, of which the end may not be there.
-    fn query_names(&mut self, text: &[u8], ends: bool, effects: Effects, lease: &mut Backend) -> Names {
+    fn query_names(&mut self, text: &[u8], ends: bool, effects: Effects, lease: &mut Backend) -> Result<Names, Unsent> {
         if effects.any(Effects::LISTS) {
             self.sql_hide_own(lease);
         }
         if !effects.any(Effects::STATEMENTS) || self.sql.own {
-            return Names::None;
+            return Ok(Names::None);
         }
         if self.sql_waits(lease) {
-            return Names::Wait;
+            return Err(Unsent::Wait);
         }
         // Without its end it is malformed, or only its start.
         let resolved = if ends { self.sql_resolve(text, effects, lease) } else { None };
         match resolved {
-            Some(resolved) if resolved.exceeds(&self.statements) => Names::TooMany,
+            Some(resolved) if resolved.exceeds(&self.statements) => Err(Unsent::Refused(too_many_statements())),
             Some(resolved) => {
                 self.sql_part(&resolved);
-                if self.sql_joins(&resolved, lease) { Names::Wait } else { Names::Found(resolved) }
+                if self.sql_joins(&resolved, lease) { Err(Unsent::Wait) } else { Ok(Names::Found(resolved)) }
             }
-            None if !self.sql_own(lease) => Names::Wait,
-            None => Names::Own,
+            None if !self.sql_own(lease) => Err(Unsent::Wait),
+            None => Ok(Names::Own),
         }
     }
 

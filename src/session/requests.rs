@@ -8,7 +8,7 @@ use crate::activity::State;
 use crate::backend::Backend;
 use crate::error::{Error, Side, SqlState};
 use crate::track::{Command, Effects, PinReason};
-use crate::wire::backend::{self, Status};
+use crate::wire::backend;
 use crate::wire::frontend::{self as tag, Named};
 use crate::wire::{HEADER, Header, rows};
 

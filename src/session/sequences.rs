@@ -6,45 +6,40 @@ use std::sync::atomic::Ordering;
 
 use super::Session;
 use super::expect::{Expect, Run};
+use super::query::Unsent;
 use super::sql_statements::{RUN_REPLIES, put_run};
 use crate::backend::Backend;
 use crate::error::{Error, Side, SqlState};
 use crate::track::{Effects, PinReason};
+use crate::wire::HEADER;
 use crate::wire::backend::Status;
 
-/// What becomes of a Query.
-pub(super) enum Before {
-    /// It can be sent; see [`Session::guard_sequences`].
-    Send,
-    /// That hangs on answers to come.
-    Wait,
-    /// It is refused.
-    Refuse(Error),
-}
-
 impl Session {
-    /// Whether a text with these effects, or a long one of which the start was `examined`, would find another client's.
+    /// Before a Query with these effects, of which so many bytes have been examined; a long one's start.
+    ///
+    /// # Errors
+    /// Another client's would be found by it, or might be.
     pub(super) fn sequences_before(
         &mut self,
         examined: usize,
         is_start: bool,
         effects: Effects,
         lease: &Backend,
-    ) -> Before {
+    ) -> Result<(), Unsent> {
         let may_ask = is_start || effects.any(PinReason::Sequence.effect() | Effects::STATEMENTS);
         if !may_ask || !lease.foreign_sequences {
-            return Before::Send;
+            return Ok(());
         }
         if self.cannot_forget_yet(lease) {
-            return Before::Wait;
+            return Err(Unsent::Wait);
         }
         // Nothing can be discarded in a failed transaction, which the text may end, and go on.
-        let text = self.client.unseen().get(..examined).unwrap_or_default();
+        let text = self.client.unseen().get(HEADER..HEADER + examined).unwrap_or_default();
         if lease.status == Status::Failed && text.contains(&b';') {
             self.forget_sequences_in_time();
-            return Before::Refuse(not_its_own());
+            return Err(Unsent::Refused(not_its_own()));
         }
-        Before::Send
+        Ok(())
     }
 
     /// Whether they can be discarded only once it is known whether a transaction has failed by then.
