@@ -215,6 +215,7 @@ fn a_failed_transaction_does_not_find_anothers_sequence() -> Result {
         Say::new().query("select 1/0").query(LASTVAL).query("rollback").query(LASTVAL),
         Say::new().query("select 1/0").and(&asks()).sync().query("rollback").and(&asks()).sync(),
         Say::new().query("select 1/0").query(&format!("rollback; select '{}', lastval()", "x".repeat(70_000))),
+        Say::new().parse("asks", LASTVAL, &[]).sync().query("select 1/0").query("rollback; execute asks"),
     ];
     for (number, way) in ways.iter().enumerate() {
         let (cluster, proxy) = setup("pool_size = 1")?;

@@ -160,6 +160,7 @@ impl Session {
         match resolved {
             Some(resolved) if resolved.exceeds(&self.statements) => Err(Unsent::Refused(too_many_statements())),
             Some(resolved) => {
+                self.sequences_before(text.len(), false, resolved.executed(), lease)?;
                 self.sql_part(&resolved);
                 if self.sql_joins(&resolved, lease) { Err(Unsent::Wait) } else { Ok(Names::Found(resolved)) }
             }

@@ -26,7 +26,7 @@ impl Session {
         effects: Effects,
         lease: &Backend,
     ) -> Result<(), Unsent> {
-        let may_ask = is_start || effects.any(PinReason::Sequence.effect() | Effects::STATEMENTS);
+        let may_ask = is_start || effects.any(PinReason::Sequence.effect());
         if !may_ask || !lease.foreign_sequences {
             return Ok(());
         }

@@ -185,6 +185,11 @@ impl Session {
 }
 
 impl Resolved {
+    /// Effects of the statements that it executes.
+    pub(super) fn executed(&self) -> Effects {
+        self.needs.iter().filter(|need| need.runs).fold(Effects::NONE, |all, need| all | need.statement.effects)
+    }
+
     /// Whether it prepares more than a client may have.
     pub(super) fn exceeds(&self, statements: &ClientStatements) -> bool {
         let (mut names, mut bytes) = (0usize, 0);
