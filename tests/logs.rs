@@ -233,6 +233,36 @@ fn on_a_terminal_a_client_cannot_make_up_lines() -> Result {
     Ok(())
 }
 
+/// Clients come and go, and it stops when it is told to.
+fn goes_on_without_its_log(cluster: &Cluster, stderr: impl Into<Stdio>) -> Result {
+    let mut proxy = Config::of(cluster).top("log_connections = true").start_logging_into(stderr)?;
+    // Several times what a pipe takes and what waits to be written.
+    for _ in 0..3_000 {
+        proxy.target().connect()?.value("select 1")?;
+    }
+    assert_eq!(proxy.get("/healthz")?.0, 200);
+    assert!(proxy.metric("pgfunnel_log_lines_lost_total", &[])? > 0.0);
+    proxy.signal("TERM")?;
+    assert_eq!(proxy.wait_exit()?.code(), Some(0));
+    Ok(())
+}
+
+#[test]
+fn a_log_that_nobody_reads_holds_nobody_up() -> Result {
+    let cluster = Cluster::start()?;
+    let (_reader, pipe) = std::io::pipe()?;
+    goes_on_without_its_log(&cluster, pipe)
+}
+
+#[test]
+fn a_log_that_cannot_be_written_ends_nobody() -> Result {
+    let cluster = Cluster::start()?;
+    goes_on_without_its_log(&cluster, std::fs::OpenOptions::new().write(true).open("/dev/full")?)?;
+    let (reader, pipe) = std::io::pipe()?;
+    drop(reader);
+    goes_on_without_its_log(&cluster, pipe)
+}
+
 #[test]
 fn a_backend_that_is_ended_while_idle_is_told_with_its_pool() -> Result {
     let cluster = Cluster::start()?;

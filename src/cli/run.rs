@@ -12,6 +12,7 @@ use tracing_subscriber::fmt::format::debug_fn;
 
 use super::{ConfigArgs, print_error, print_errors, runtime, text};
 use crate::config::Config;
+use crate::log::{Flush, Stderr};
 use crate::server::descriptors;
 
 pub(super) const HELP: &str = "\
@@ -37,10 +38,14 @@ pub(super) fn run(args: &ConfigArgs) -> ExitCode {
         Ok(config) => config,
         Err(errors) => return print_errors(&errors),
     };
-    match super::log_filter() {
-        Ok(filter) => start_logging(filter),
+    let filter = match super::log_filter() {
+        Ok(filter) => filter,
         Err(problem) => return print_error(&problem),
-    }
+    };
+    let _flush = match start_logging(filter) {
+        Ok(flush) => flush,
+        Err(problem) => return print_error(&format!("cannot start a thread that writes the log: {problem}")),
+    };
     for warning in &config.warnings {
         warn!("{warning}");
     }
@@ -69,14 +74,16 @@ fn serve(runtime: Runtime, config: Config) -> ExitCode {
 }
 
 /// Text for people, JSON for machines.
-fn start_logging(filter: EnvFilter) {
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+fn start_logging(filter: EnvFilter) -> io::Result<Flush> {
+    let (stderr, flush) = Stderr::open()?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
     if io::stderr().is_terminal() {
         let builder = builder.fmt_fields(debug_fn(text::field).delimited(" "));
         builder.with_ansi(std::env::var_os("NO_COLOR").is_none()).with_target(false).init();
     } else {
         builder.json().flatten_event(true).with_current_span(false).init();
     }
+    Ok(flush)
 }
 
 /// Every client and backend is a descriptor. Raise the soft limit, and the hard one if we may; if that is not

@@ -124,6 +124,8 @@ catalogue! {
     counter BACKEND_CONNECT_ERRORS = "pgfunnel_backend_connect_errors_total" [sqlstate]
         "Attempts to open a backend that failed, by SQLSTATE: PostgreSQL's own (other: one that it does not know), \
          08001 if it cannot be reached.";
+    counter LOG_LINES_LOST = "pgfunnel_log_lines_lost_total" []
+        "Lines of the log that could not be written: a full disk, a pipe that is closed or that nobody reads.";
     counter RELOADS = "pgfunnel_reloads_total" [outcome]
         "Reloads of the configuration by outcome: ok, failed.";
     gauge CONFIG_READ_TIMESTAMP_SECONDS = "pgfunnel_config_read_timestamp_seconds" []

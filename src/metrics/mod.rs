@@ -61,6 +61,8 @@ pub struct Metrics {
     pub cancels: IntCounterVec,
     /// Transactions rolled back because their client vanished or fell silent.
     pub rolled_back: IntCounter,
+    /// Lines of the log that could not be written.
+    pub log_lines_lost: IntCounter,
     reloads: IntCounterVec,
 }
 
@@ -119,6 +121,7 @@ impl Metrics {
             disconnects: counters(&catalogue::DISCONNECTS),
             cancels: counters(&catalogue::CANCELS),
             rolled_back: counters(&catalogue::ROLLED_BACK).with_label_values::<&str>(&[]),
+            log_lines_lost: counters(&catalogue::LOG_LINES_LOST).with_label_values::<&str>(&[]),
             reloads: counters(&catalogue::RELOADS),
             registry,
         }

@@ -92,22 +92,31 @@ impl Config {
 
     /// Starts the proxy with it.
     pub fn spawn(&self) -> Result<Proxy> {
-        self.spawn_into(None)
+        self.spawn_into(|_| ())
     }
 
     /// The same with its stdout elsewhere than in the log, and waits until it is ready.
     pub fn start_into(&self, stdout: impl Into<Stdio>) -> Result<Proxy> {
-        let proxy = self.spawn_into(Some(stdout.into()))?;
+        let proxy = self.spawn_into(|command| {
+            command.stdout(stdout);
+        })?;
         proxy.wait_ready()?;
         Ok(proxy)
     }
 
-    fn spawn_into(&self, stdout: Option<Stdio>) -> Result<Proxy> {
+    /// The same with its log elsewhere.
+    pub fn start_logging_into(&self, stderr: impl Into<Stdio>) -> Result<Proxy> {
+        let proxy = self.spawn_into(|command| {
+            command.stderr(stderr);
+        })?;
+        proxy.wait_ready()?;
+        Ok(proxy)
+    }
+
+    fn spawn_into(&self, redirect: impl FnOnce(&mut Command)) -> Result<Proxy> {
         Proxy::launch(|command, [listen, http], file| {
             fs::write(file, self.text(listen, http))?;
-            if let Some(stdout) = stdout {
-                command.stdout(stdout);
-            }
+            redirect(command);
             command.arg("--config").arg(file).env_remove("DATABASE_URL").env("RUST_BACKTRACE", "1");
             command.envs(self.log.map(|filter| ("PGFUNNEL_LOG", filter)));
             Ok(())

@@ -1,11 +1,14 @@
 //! Lines that repeat: the first is logged at once, those like it within a second are counted and told in one line, so
 //! that a storm of refused clients does not become a storm of lines.
 
+mod stderr;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
+pub use stderr::{Flush, Stderr};
 use tracing::Level;
 
 /// How often repeats are told.
