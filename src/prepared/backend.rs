@@ -52,6 +52,8 @@ pub struct BackendStatements {
 struct Parsed {
     /// The pool's count of schema changes when it was parsed.
     schema: u64,
+    /// How its rows are described; `None`: nobody has asked.
+    shape: Option<u64>,
     /// That the one client which has it does so.
     private: Option<Weak<Private>>,
 }
@@ -81,10 +83,22 @@ impl BackendStatements {
         }
     }
 
+    /// How its rows are described here, if that is known.
+    pub fn shape(&self, id: u64) -> Option<u64> {
+        self.prepared.peek(&id)?.shape
+    }
+
+    /// Notes how they are.
+    pub fn describe(&mut self, id: u64, shape: u64) {
+        if let Some(parsed) = self.prepared.get_mut(&id) {
+            parsed.shape = Some(shape);
+        }
+    }
+
     /// Notes a Parse.
     pub fn insert(&mut self, statement: &Statement, schema: u64) {
         let private = statement.private.as_ref().map(Arc::downgrade);
-        self.prepared.insert(statement.id, Parsed { schema, private });
+        self.prepared.insert(statement.id, Parsed { schema, shape: None, private });
     }
 
     /// Takes out those that no client has any more.
@@ -124,7 +138,7 @@ impl BackendStatements {
     pub fn restore(&mut self, id: u64) -> bool {
         let room = self.prepared.len() < 2 * CAPACITY;
         if room {
-            self.prepared.insert(id, Parsed { schema: OUTDATED, private: None });
+            self.prepared.insert(id, Parsed { schema: OUTDATED, shape: None, private: None });
         }
         room
     }

@@ -98,6 +98,17 @@ pub struct Named {
     pub statement: Arc<Statement>,
     /// Which of the client's names it is: two may mean one statement, and an error must name the right one.
     pub number: u32,
+    /// What the client knows of its result.
+    pub told: Told,
+}
+
+/// What a client knows of a statement's result.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Told {
+    /// The pool's count of schema changes when it parsed it.
+    pub schema: u64,
+    /// How its rows were described to it first (see [`crate::wire::backend::row_shape`]); `None`: not yet.
+    pub shape: Option<u64>,
 }
 
 fn size(name: &[u8], statement: &Statement) -> usize {
@@ -121,14 +132,22 @@ impl ClientStatements {
     }
 
     /// Gives a statement a name that is free.
-    pub fn insert(&mut self, name: &[u8], statement: Arc<Statement>) {
+    pub fn insert(&mut self, name: &[u8], statement: Arc<Statement>, told: Told) {
         let name = cut(name);
         let kept = self.kept.get_or_insert_default();
         kept.given = kept.given.wrapping_add(1);
         kept.unsettle(name, kept.given);
         kept.bytes += size(name, &statement);
-        let before = kept.named.insert(name.into(), Named { statement, number: kept.given });
+        let before = kept.named.insert(name.into(), Named { statement, number: kept.given, told });
         kept.bytes -= before.map_or(0, |before| size(name, &before.statement));
+    }
+
+    /// The rows of the statement with this name are described to the client. Returns the statement, if the name still is
+    /// the one with this number.
+    pub fn tell(&mut self, name: &[u8], number: u32, shape: u64) -> Option<u64> {
+        let named = self.kept.as_mut()?.named.get_mut(cut(name)).filter(|named| named.number == number)?;
+        named.told.shape.get_or_insert(shape);
+        Some(named.statement.id)
     }
 
     /// Whether there is no name.
@@ -243,12 +262,12 @@ mod tests {
         let mut statements = ClientStatements::default();
         let large = || Statement::private(vec![b'x'; MOST_BYTES - 1].into(), b"", None);
         assert!(!statements.exceeds(1, MOST_BYTES) && statements.exceeds(1, MOST_BYTES + 1));
-        statements.insert(b"a", large());
+        statements.insert(b"a", large(), Told::default());
         assert!(statements.exceeds(1, 1));
-        statements.insert(b"a", large());
+        statements.insert(b"a", large(), Told::default());
         statements.remove(b"a");
         assert!(!statements.exceeds(1, MOST_BYTES));
-        statements.insert(b"a", large());
+        statements.insert(b"a", large(), Told::default());
         statements.clear();
         assert!(!statements.exceeds(MOST_NAMES, MOST_BYTES) && statements.exceeds(MOST_NAMES + 1, 0));
     }

@@ -12,7 +12,7 @@ use foldhash::fast::RandomState;
 use hashlink::LruCache;
 
 pub use backend::{BackendStatements, Prepared, Unnamed};
-pub use client::{ClientStatements, MOST_BYTES, MOST_NAMES, Named, Under, UnnamedStatement, cut};
+pub use client::{ClientStatements, MOST_BYTES, MOST_NAMES, Named, Told, Under, UnnamedStatement, cut};
 
 use crate::track::{self, Effects, Params, Said};
 

@@ -20,7 +20,9 @@ impl Session {
         let fields = ErrorFields::decode(lease.socket.unseen().get(HEADER..now).unwrap_or_default());
         let name = match self.pipeline.front() {
             Some(Expect::Parse(Parsed::Duplicate(name) | Parsed::Named(name, _))) => Some(name.to_vec()),
-            Some(Expect::Bind(number) | Expect::Describe(number)) => self.statements.name(*number).map(<[u8]>::to_vec),
+            Some(Expect::Bind(number) | Expect::Describe(number, _)) => {
+                self.statements.name(*number).map(<[u8]>::to_vec)
+            }
             _ => None,
         };
         let translated = match self.sql.kept(&fields) {
@@ -149,7 +151,9 @@ impl Session {
                     lease.statements.unnamed = Unnamed::Unknown;
                 }
                 Expect::OwnClose(id) if id != 0 => self.unclose(id, lease),
-                Expect::SayClosed(closed) => self.statements.insert(&closed.name, closed.statement),
+                Expect::SayClosed(closed) => {
+                    self.statements.insert(&closed.name, closed.statement, closed.told);
+                }
                 _ => {}
             }
         }

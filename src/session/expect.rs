@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::error::Error;
-use crate::prepared::{Statement, UnnamedStatement};
+use crate::prepared::{Statement, Told, UnnamedStatement};
 
 /// One awaited reply.
 #[derive(Debug)]
@@ -12,8 +12,9 @@ pub(super) enum Expect {
     Parse(Parsed),
     /// Of a Bind; the number of the statement's name, or 0.
     Bind(u32),
-    /// Of a Describe; the last message of the answer. The number of the statement's name, or 0.
-    Describe(u32),
+    /// Of a Describe; the last message of the answer. The number of the statement's name, or 0; and the name, if it is
+    /// remembered how its rows are described.
+    Describe(u32, Box<[u8]>),
     /// Of an Execute; the last message of the answer.
     Execute,
     /// Of a Close.
@@ -32,6 +33,8 @@ pub(super) enum Expect {
     OwnUnnamed(u64),
     /// CloseComplete of ours: the statement with this id, or 0: the unnamed one.
     OwnClose(u64),
+    /// Of a Describe of ours: how the rows of the statement with this id are described.
+    OwnShape(u64),
     /// Of a statement of ours that runs within the client's batch, so many replies more.
     OwnRun(Run, usize),
     /// Everything up to a ReadyForQuery of ours, which may have an error in it that becomes the client's: what is prepared
@@ -96,6 +99,7 @@ impl Expect {
 pub(super) struct Closed {
     pub(super) name: Box<[u8]>,
     pub(super) statement: Arc<Statement>,
+    pub(super) told: Told,
 }
 
 /// What a client's Parse was.

@@ -8,11 +8,11 @@ use bytes::BufMut;
 use super::Session;
 use super::expect::{Expect, Run};
 use super::sql_names::Need;
-use super::statements::{put_named, put_parse};
 use crate::backend::Backend;
 use crate::prepared::{self, Prepared};
 use crate::wire::backend::Status;
 use crate::wire::frontend as tag;
+use crate::wire::frontend::{put_named, put_parse};
 
 /// The type `text` (`src/include/catalog/pg_type.dat`).
 const TEXT: [u8; 4] = 25u32.to_be_bytes();

@@ -23,6 +23,7 @@ mod requests;
 mod said;
 mod sequences;
 mod settle;
+mod shape;
 mod sharing;
 mod sql_names;
 mod sql_own;

@@ -76,7 +76,7 @@ impl Pipeline {
                 self.parses += 1;
                 self.own += 1;
             }
-            Expect::Prefix | Expect::Failing | Expect::OwnTry(_) => self.own += 1,
+            Expect::Prefix | Expect::Failing | Expect::OwnTry(_) | Expect::OwnShape(_) => self.own += 1,
             Expect::Parse(Parsed::Unnamed(unnamed)) => {
                 self.kept += expect.kept();
                 self.unnamed = Some(LastUnnamed::Parse(unnamed.version));
@@ -136,7 +136,7 @@ impl Pipeline {
                 self.parses -= 1;
                 self.own -= 1;
             }
-            Expect::Prefix | Expect::Failing | Expect::OwnTry(_) => self.own -= 1,
+            Expect::Prefix | Expect::Failing | Expect::OwnTry(_) | Expect::OwnShape(_) => self.own -= 1,
             Expect::Parse(Parsed::Unnamed(unnamed)) if self.parses_unnamed(unnamed.version) => self.unnamed = None,
             Expect::OwnUnnamed(_) | Expect::OwnClose(0) => self.own_unnamed -= 1,
             Expect::SayParsed(_) | Expect::SayClosed(_) => self.said -= 1,
@@ -171,7 +171,10 @@ impl Pipeline {
     #[inline]
     pub(super) fn is_the_clients(&self) -> bool {
         self.own == 0
-            || !matches!(self.front(), Some(Expect::Prefix | Expect::Failing | Expect::OwnRun(..) | Expect::OwnTry(_)))
+            || !matches!(
+                self.front(),
+                Some(Expect::Prefix | Expect::Failing | Expect::OwnRun(..) | Expect::OwnTry(_) | Expect::OwnShape(_))
+            )
     }
 
     /// Whether anything of ours stands in front of the client's own.

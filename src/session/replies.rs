@@ -81,7 +81,7 @@ impl Session {
                 self.reply.is_dropped = false;
                 continue;
             }
-            if there < header.total && must_be_whole(header.tag) && header.total <= LARGEST_EXAMINED {
+            if there < header.total && self.must_be_whole(header.tag) && header.total <= LARGEST_EXAMINED {
                 return Ok(());
             }
             let now = there.min(header.total);
@@ -139,11 +139,7 @@ impl Session {
                     _ => Err(confused("CloseComplete")),
                 };
             }
-            tag::ROW_DESCRIPTION | tag::NO_DATA => {
-                if matches!(self.pipeline.front(), Some(Expect::Describe(_))) {
-                    self.pipeline.pop();
-                }
-            }
+            tag::ROW_DESCRIPTION | tag::NO_DATA => self.described(header, lease),
             tag::EMPTY_QUERY | tag::PORTAL_SUSPENDED => {
                 if matches!(self.pipeline.front(), Some(Expect::Execute)) {
                     self.pipeline.pop();
@@ -178,11 +174,23 @@ impl Session {
         Ok(Fate::Pass)
     }
 
+    /// Whether a message is looked into.
+    #[inline]
+    fn must_be_whole(&self, message: u8) -> bool {
+        match message {
+            tag::COMMAND_COMPLETE | tag::READY | tag::ERROR | tag::NOTICE | tag::PARAMETER_STATUS => true,
+            tag::NOTIFICATION => true,
+            tag::ROW_DESCRIPTION => self.looks_at_rows(),
+            _ => false,
+        }
+    }
+
     /// Part of the answer to what the client did not ask.
     fn take_own_reply(&mut self, header: Header, now: usize, lease: &mut Backend) -> Result<Fate, Lost> {
         match self.pipeline.front() {
             Some(Expect::OwnRun(..)) => Ok(self.take_run_reply(header, now, lease)),
             Some(&Expect::OwnTry(id)) => self.take_try_reply(id, header, now, lease),
+            Some(&Expect::OwnShape(id)) => Ok(self.take_shape_reply(id, header, now, lease)),
             _ => self.take_prefix_reply(header, now, lease),
         }
     }
@@ -358,15 +366,6 @@ impl Session {
 #[inline]
 pub(super) fn body(lease: &Backend, header: Header) -> &[u8] {
     lease.socket.unseen().get(HEADER..header.total).unwrap_or_default()
-}
-
-/// Whether a message is looked into.
-#[inline]
-fn must_be_whole(message: u8) -> bool {
-    matches!(
-        message,
-        tag::COMMAND_COMPLETE | tag::READY | tag::ERROR | tag::NOTICE | tag::PARAMETER_STATUS | tag::NOTIFICATION
-    )
 }
 
 #[cold]

@@ -7,12 +7,12 @@ use super::Session;
 use super::expect::{Expect, Run};
 use super::parsed_under::{put_now, put_then};
 use super::sql_statements::{RUN_REPLIES, put_run, run_name};
-use super::statements::{put_named, put_parse};
 use crate::backend::Backend;
 use crate::prepared;
 use crate::track::{Effects, PinReason};
 use crate::wire::backend::Status;
 use crate::wire::frontend as tag;
+use crate::wire::frontend::{put_named, put_parse};
 
 impl Session {
     /// Before a text that asks which prepared statements there are: the client's own, under its own names, and no others of

@@ -12,13 +12,13 @@ use super::Session;
 use super::expect::{Expect, Run};
 use super::parsed_under::{put_now, put_then};
 use super::sql_names::{Deed, Need, Resolved};
-use super::statements::{put_named, put_parse};
 use crate::backend::Backend;
 use crate::clock::Moment;
 use crate::prepared::{self, Prepared, Statement, Unnamed};
 use crate::track::{Effects, PinReason};
 use crate::wire::backend::{self, Status};
 use crate::wire::frontend as tag;
+use crate::wire::frontend::{put_named, put_parse};
 use crate::wire::{HEADER, Header, split_cstr};
 
 impl Session {
@@ -189,7 +189,7 @@ impl Session {
     /// Two names of one statement part when a text deallocates one of them.
     pub(super) fn sql_part(&mut self, resolved: &Resolved) {
         for (name, statement) in &resolved.parted {
-            self.statements.insert(name, statement.clone());
+            self.statements.insert(name, statement.clone(), self.told_nothing());
         }
     }
 
@@ -301,11 +301,13 @@ impl Session {
     pub(super) fn sql_done(&mut self, lease: &mut Backend) {
         let listed = self.sql.running.as_ref().is_some_and(|running| running.lists);
         match self.sql.running.as_mut().and_then(|running| running.deeds.pop_front()) {
-            Some(Deed::Prepare(name, statement)) if listed => self.statements.insert(&name, statement),
+            Some(Deed::Prepare(name, statement)) if listed => {
+                self.statements.insert(&name, statement, self.told_nothing())
+            }
             Some(Deed::Prepare(name, statement)) => {
                 // Not before: the text may not have got so far, or have taken all that there was.
                 lease.statements.insert(&statement, self.pool.schema.load(Ordering::Relaxed));
-                self.statements.insert(&name, statement);
+                self.statements.insert(&name, statement, self.told_nothing());
             }
             Some(Deed::Deallocate(name, id)) => {
                 self.statements.remove(&name);

@@ -107,6 +107,8 @@ pub(super) struct Batch {
     pub(super) has_sent: bool,
     /// Something has been bound in it.
     pub(super) has_bound: bool,
+    /// The number of the name that is bound to the unnamed portal, if the client does not know of its rows; or 0.
+    pub(super) undescribed: u32,
     /// What is bound in it, and not executed yet, ends state.
     pub(super) clears: bool,
     /// The client's last message was Flush: it waits for the backend, although no Sync is out.

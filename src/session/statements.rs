@@ -2,9 +2,6 @@
 //! the server-side ones, and preceded by a Parse of ours where this backend lacks the statement.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-
-use bytes::{BufMut, BytesMut};
 
 use super::Session;
 use super::expect::{Closed, Expect, Parsed};
@@ -13,8 +10,8 @@ use super::requests::{LARGEST_PARSE, LONGEST_NAMES};
 use crate::backend::Backend;
 use crate::prepared::{self, Prepared, Under, Unnamed, UnnamedStatement};
 use crate::track::{Effects, PinReason};
-use crate::wire::backend::{self, Status};
-use crate::wire::frontend::{self as tag, Named, Parse};
+use crate::wire::backend::Status;
+use crate::wire::frontend::{self as tag, Named, Parse, put_bind, put_named, put_parse};
 use crate::wire::{HEADER, Header};
 
 impl Session {
@@ -120,8 +117,9 @@ impl Session {
             let params = statement.params.clone();
             statement = prepared::Statement::private(parse.definition.into(), parse.text, params);
         }
-        self.statements.insert(parse.name, statement.clone());
-        let schema = self.pool.schema.load(Ordering::Relaxed);
+        let told = self.told_nothing();
+        let schema = told.schema;
+        self.statements.insert(parse.name, statement.clone(), told);
         match lease.statements.get(statement.id) {
             Prepared::At(at) if at == schema && lease.status != Status::Failed && self.pipeline.is_certain() => {
                 self.pipeline.push(Expect::SayParsed(prepared::cut(parse.name).into()));
@@ -205,7 +203,8 @@ impl Session {
             self.undecided = true;
             return false;
         }
-        let Some((statement, number)) = self.statements.get(name).map(|named| (named.statement.clone(), named.number))
+        let Some((statement, number, told)) =
+            self.statements.get(name).map(|named| (named.statement.clone(), named.number, named.told))
         else {
             let at = HEADER + portal.len() + 1;
             return self.pass_unknown(header, at, Expect::Bind(0));
@@ -226,26 +225,22 @@ impl Session {
         if self.must_be_answered_first(effects, lease) || effects.any(Effects::LISTS) && self.sql_waits(lease) {
             return false;
         }
-        let lacks = !is_sql && !matches!(lease.statements.get(statement.id), Prepared::At(_));
-        if lacks && !self.prepare_early(&statement, lease) {
-            return false;
-        }
+        let lacks = if is_sql { Ok(false) } else { self.lacks(header, &statement, told, lease) };
+        let lacks = match lacks {
+            Ok(lacks) => lacks,
+            Err(taken) => return taken,
+        };
+        self.batch.undescribed = if portal.is_empty() && told.shape.is_none() && !is_sql { number } else { 0 };
         self.note_said(self.saids.of_prepared(&statement.said));
         self.note_bound(effects, &statement.definition, lease);
         let is_listed = is_sql && self.sql_bind(&statement, &portal, lease);
         if lacks {
             self.ensure_bindable(&statement, lease);
         }
+        let name = if is_listed { &own[..] } else { &statement.name };
         self.client.skip(HEADER + names, &mut lease.socket);
         let rest = header.body() - names;
-        let name = if is_listed { &own[..] } else { &statement.name };
-        let out = lease.socket.output();
-        out.put_u8(tag::BIND);
-        out.put_u32((4 + portal.len() + 1 + name.len() + 1 + rest) as u32);
-        for name in [&portal[..], name] {
-            out.put_slice(name);
-            out.put_u8(0);
-        }
+        put_bind(lease.socket.output(), &portal, name, rest);
         self.pipeline.push(Expect::Bind(number));
         self.batch.is_open = true;
         self.pass_request(Header { tag: tag::BIND, total: rest });
@@ -295,6 +290,7 @@ impl Session {
     }
 
     fn pass_bind(&mut self, header: Header) -> bool {
+        self.batch.undescribed = 0;
         self.pipeline.push(Expect::Bind(0));
         self.batch.is_open = true;
         self.pass_request(header);
@@ -318,10 +314,14 @@ impl Session {
     pub(super) fn named(&mut self, header: Header, lease: &mut Backend) -> bool {
         let Some(body) = self.client.unseen().get(HEADER..header.total) else { return false };
         let closes = header.tag == tag::CLOSE;
-        let expect = if closes { Expect::Close } else { Expect::Describe(0) };
+        let unremembered = || if closes { Expect::Close } else { Expect::Describe(0, Box::default()) };
         let name = match Named::decode(body) {
             Some(Named::Statement(name)) => name.to_vec(),
-            Some(Named::Portal(_)) | None => {
+            portal => {
+                let expect = match portal {
+                    Some(Named::Portal(portal)) if !closes => self.expect_rows(portal),
+                    _ => unremembered(),
+                };
                 self.pipeline.push(expect);
                 self.batch.is_open = true;
                 self.pass_request(header);
@@ -335,7 +335,7 @@ impl Session {
             } else if !self.ensure_unnamed(lease) || !self.describe_unnamed(lease) {
                 return false;
             } else {
-                expect
+                unremembered()
             };
             self.pipeline.push(expect);
             self.batch.is_open = true;
@@ -346,48 +346,36 @@ impl Session {
             self.undecided = true;
             return false;
         }
-        let Some((statement, number)) = self.statements.get(&name).map(|named| (named.statement.clone(), named.number))
+        let Some((statement, number, told)) =
+            self.statements.get(&name).map(|named| (named.statement.clone(), named.number, named.told))
         else {
-            return self.pass_unknown(header, HEADER + 1, expect);
+            return self.pass_unknown(header, HEADER + 1, unremembered());
         };
         let is_sql = !closes && statement.effects.any(Effects::NAMES);
         if !closes && self.pipeline.parse_hangs(statement.id) || is_sql && !self.pipeline.is_certain() {
             self.undecided = true;
             return false;
         }
-        if !closes && !is_sql && !self.prepare_early(&statement, lease) {
-            return false;
+        if !closes
+            && !is_sql
+            && let Err(taken) = self.lacks(header, &statement, told, lease)
+        {
+            return taken;
         }
         self.batch.is_open = true;
         self.client.skip(header.total, &mut lease.socket);
         if closes {
             self.statements.remove(&name);
-            self.pipeline.push(Expect::SayClosed(Box::new(Closed { name: name.into(), statement })));
+            self.pipeline.push(Expect::SayClosed(Box::new(Closed { name: name.into(), statement, told })));
         } else {
             match is_sql {
                 true => self.sql_describe(&statement, lease),
                 false => self.ensure_prepared(&statement, lease),
             }
             put_named(lease.socket.output(), tag::DESCRIBE, b'S', &statement.name);
-            self.pipeline.push(Expect::Describe(number));
+            let remembered = if is_sql { Box::default() } else { name.into_boxed_slice() };
+            self.pipeline.push(Expect::Describe(number, remembered));
         }
         true
     }
-}
-
-pub(super) fn put_parse(out: &mut BytesMut, name: &[u8], definition: &[u8]) {
-    backend::message(tag::PARSE, out, |out| {
-        out.put_slice(name);
-        out.put_u8(0);
-        out.put_slice(definition);
-    });
-}
-
-/// Describe or Close; `kind`: `S` for a statement, `P` for a portal.
-pub(super) fn put_named(out: &mut BytesMut, tag: u8, kind: u8, name: &[u8]) {
-    backend::message(tag, out, |out| {
-        out.put_u8(kind);
-        out.put_slice(name);
-        out.put_u8(0);
-    });
 }

@@ -1,6 +1,8 @@
 //! What PostgreSQL sends (manual, "Message Formats", those marked B): tags, encoders for what pgfunnel says in
 //! PostgreSQL's place, and views into the few bodies that a proxy must look at.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use bytes::{BufMut, BytesMut};
 
 use super::{Header, Version, split_cstr};
@@ -246,6 +248,22 @@ pub fn parameter_status(body: &[u8]) -> Option<(&str, &str)> {
     let (name, rest) = split_cstr(body)?;
     let (value, _) = split_cstr(rest)?;
     Some((std::str::from_utf8(name).ok()?, std::str::from_utf8(value).ok()?))
+}
+
+/// What PostgreSQL compares when it decides whether a plan has come to have another result (names, types and their
+/// modifiers; `RevalidateCachedQuery` of `src/backend/utils/cache/plancache.c`), of a RowDescription body. Formats are the
+/// portal's own.
+pub fn row_shape(body: &[u8]) -> u64 {
+    let mut shape = DefaultHasher::new();
+    let mut columns = body.get(2..).unwrap_or_default();
+    // Behind a name: table and column (4 + 2 bytes), type (4), its size (2), its modifier (4), format (2).
+    while let Some((name, rest)) = split_cstr(columns)
+        && let Some((described, behind)) = rest.split_first_chunk::<18>()
+    {
+        (name, &described[6..16]).hash(&mut shape);
+        columns = behind;
+    }
+    shape.finish()
 }
 
 /// Process id and channel of a NotificationResponse body.

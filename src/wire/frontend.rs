@@ -1,6 +1,9 @@
 //! What a client sends after login (manual, "Message Formats", those marked F): tags, length limits, and views into
 //! the few bodies that a proxy must look at.
 
+use bytes::{BufMut, BytesMut};
+
+use super::backend::message;
 use super::split_cstr;
 
 /// Query.
@@ -92,4 +95,34 @@ impl<'a> Named<'a> {
             _ => None,
         }
     }
+}
+
+/// A name, which has no NUL in it, and its end.
+fn put_name(out: &mut BytesMut, name: &[u8]) {
+    out.put_slice(name);
+    out.put_u8(0);
+}
+
+/// Appends a Parse; `definition`: everything behind the name.
+pub fn put_parse(out: &mut BytesMut, name: &[u8], definition: &[u8]) {
+    message(PARSE, out, |out| {
+        put_name(out, name);
+        out.put_slice(definition);
+    });
+}
+
+/// Appends the start of a Bind, of which so many bytes stand behind the names.
+pub fn put_bind(out: &mut BytesMut, portal: &[u8], statement: &[u8], rest: usize) {
+    out.put_u8(BIND);
+    out.put_u32((4 + portal.len() + 1 + statement.len() + 1 + rest) as u32);
+    put_name(out, portal);
+    put_name(out, statement);
+}
+
+/// Appends a Describe or Close; `kind`: `S` for a statement, `P` for a portal.
+pub fn put_named(out: &mut BytesMut, tag: u8, kind: u8, name: &[u8]) {
+    message(tag, out, |out| {
+        out.put_u8(kind);
+        put_name(out, name);
+    });
 }
