@@ -59,6 +59,35 @@ fn backends_are_replaced_as_they_come_back() -> Result {
     Ok(())
 }
 
+/// A database is dropped, renamed or copied only while nobody is connected to it, and pgfunnel is.
+#[test]
+fn a_database_is_dropped_once_its_backends_are_closed() -> Result {
+    let cluster = Cluster::start()?;
+    cluster.sql("alter role app createdb")?;
+    let any = format!("[databases.\"*\"]\nhost = \"127.0.0.1\"\nport = {}", cluster.port());
+    let proxy = Config::of(&cluster).section(&any).console().start()?;
+    let (mut client, mut console) = (proxy.target().connect()?, proxy.console().connect()?);
+    client.query("create database one")?;
+    for (name, order) in [
+        ("one", "create database copy template one"),
+        ("one", "alter database one rename to two"),
+        ("two", "drop database two"),
+        ("copy", "drop database copy with (force)"),
+    ] {
+        proxy.target().database(name).connect()?.value("select 1")?;
+        if name == "two" {
+            // After five seconds of PostgreSQL's own patience.
+            assert_eq!(client.query(order)?.error().code, "55006", "{order}");
+        }
+        if name != "copy" {
+            console.order(&format!("RECONNECT {name}"))?;
+        }
+        let answer = client.query(order)?;
+        assert_eq!(answer.errors().len(), 0, "{order}: {answer:?}");
+    }
+    Ok(())
+}
+
 #[test]
 fn settings_are_changed_until_the_next_reload() -> Result {
     let cluster = Cluster::start()?;
