@@ -115,6 +115,7 @@ fn bad_toml() {
 /// One wrong line each, above a database that is right; the message begins at that line.
 #[test]
 fn wrong_top_level_values() {
+    let long_socket = &format!("listen = '/tmp/{}'", "s".repeat(108));
     for (line, rest) in [
         ("pol_size = 20", "unknown key \"pol_size\"; did you mean \"pool_size\"?"),
         ("max_client_conn = 20", "unknown key \"max_client_conn\"; did you mean \"max_clients\"?"),
@@ -149,6 +150,8 @@ fn wrong_top_level_values() {
         ("listen = '/'", "listen = \"/\": must be IP address and port"),
         ("listen = '/tmp'", "listen = \"/tmp\": is a directory; must be the socket itself"),
         ("listen = '/no/such/.s.PGSQL.6432'", "must be in a directory that exists"),
+        ("listen = '/dev/null'", "listen = \"/dev/null\": is a device, which is not replaced; must be a socket or not"),
+        (long_socket, "must have at most 107 bytes, as the path of any Unix socket; it has 113"),
         (
             "otlp_endpoint = 'https://a'",
             match cfg!(feature = "otlp") {

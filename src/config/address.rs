@@ -20,7 +20,7 @@ impl Kind for Listeners {
 }
 
 fn listener(text: &str) -> Option<ListenAddr> {
-    if text.starts_with('/') && !text.ends_with('/') {
+    if text.starts_with('/') && !text.ends_with('/') && !text.contains('\0') {
         return Some(ListenAddr::Unix(PathBuf::from(text)));
     }
     socket_address(text).map(ListenAddr::Tcp)
@@ -152,7 +152,7 @@ mod tests {
             })
             .collect();
         assert_eq!(shown, ["127.0.0.1:6432", "[::1]:6432", "/run/p/.s.PGSQL.6432", "127.0.0.1:7"]);
-        for wrong in ["", "6432", "127.0.0.1", "127.0.0.1:65536", "db.example:5432", "/run/", "127.0.0.1:1,"] {
+        for wrong in ["", "6432", "127.0.0.1", "127.0.0.1:65536", "db.example:5432", "/run/", "/a\0b", "127.0.0.1:1,"] {
             assert!(read::<Listeners>(wrong).is_err(), "{wrong:?}");
         }
     }

@@ -6,6 +6,7 @@ mod databases;
 mod defaults;
 mod env;
 mod file;
+mod files;
 mod fingerprint;
 mod load;
 mod pool;
@@ -22,6 +23,7 @@ mod validate;
 mod value;
 
 pub use env::environment;
+pub(crate) use files::in_the_way;
 pub use pool::{HiddenState, Isolation, PoolMode, PoolOverrides, PoolSettings, PoolSize};
 pub use secret::{Password, Secret};
 pub use set::Setting;

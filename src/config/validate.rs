@@ -4,6 +4,8 @@
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::raw::{self, Raw};
@@ -11,8 +13,11 @@ use super::set::Written;
 use super::source::{ConfigErrors, Report, Source, Sourced};
 use super::{
     ClientAuth, ClientTlsMode, CloudWatch, Config, Console, Database, HttpAccess, ListenAddr, PoolSettings, PoolSize,
-    UnlistedUsers, User, databases, defaults, tls, users,
+    UnlistedUsers, User, databases, defaults, files, tls, users,
 };
+
+/// What fits `sun_path` with its NUL (unix(7): 108 bytes on Linux; the others have 104).
+const LONGEST_SOCKET_PATH: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
 
 /// Judge what was written; all errors, those of `report` included, come back at once.
 pub(super) fn config(written: Arc<Written>, mut report: Report) -> Result<Config, ConfigErrors> {
@@ -180,9 +185,16 @@ fn check_listeners(
     }
 }
 
-fn check_socket_path(path: &std::path::Path, source: &Source, report: &mut Report) {
+fn check_socket_path(path: &Path, source: &Source, report: &mut Report) {
     let path_text = path.display();
-    if path.is_dir() {
+    let length = path.as_os_str().as_bytes().len();
+    if length > LONGEST_SOCKET_PATH {
+        let message = format!(
+            "listen = \"{path_text}\": must have at most {LONGEST_SOCKET_PATH} bytes, as the path of any Unix socket; it \
+             has {length}"
+        );
+        report.error(source, message);
+    } else if path.is_dir() {
         let message = format!(
             "listen = \"{path_text}\": is a directory; must be the socket itself, such as \
                                \"{path_text}/.s.PGSQL.6432\" (libpq looks for that name)"
@@ -190,6 +202,10 @@ fn check_socket_path(path: &std::path::Path, source: &Source, report: &mut Repor
         report.error(source, message);
     } else if path.parent().is_some_and(|directory| !directory.is_dir()) {
         report.error(source, format!("listen = \"{path_text}\": must be in a directory that exists"));
+    } else if let Some(what) = files::in_the_way(path) {
+        let message =
+            format!("listen = \"{path_text}\": is {what}, which is not replaced; must be a socket or not exist");
+        report.error(source, message);
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
 
 use super::Failure;
-use crate::config::ListenAddr;
+use crate::config::{ListenAddr, in_the_way};
 use crate::net::Plain;
 
 /// Connections that the kernel completes before we accept them: a burst of 1,000 must not see a refused one.
@@ -26,7 +26,7 @@ impl Listener {
                 bind_tcp(*address).map(Self::Tcp).map_err(|error| cannot_listen(address, "listen", &error))
             }
             ListenAddr::Unix(path) => {
-                remove_stale(path);
+                remove_stale(path)?;
                 let listener =
                     UnixListener::bind(path).map_err(|error| cannot_listen(&path.display(), "listen", &error))?;
                 // As PostgreSQL's own (`unix_socket_permissions`): who may connect is decided by the login.
@@ -51,20 +51,28 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Self::Unix(_, path) = self {
+        if let Self::Unix(_, path) = self
+            && in_the_way(path).is_none()
+        {
             // Nobody can connect to it any more; if it is gone already, so much the better.
             let _ = std::fs::remove_file(path);
         }
     }
 }
 
-/// A socket file that nobody listens on was left by a process that was killed.
-fn remove_stale(path: &std::path::Path) {
+/// A socket file that nobody listens on was left by a process that was killed. Only a socket is ever removed: `connect` is
+/// refused by an ordinary file, too (connect(2)).
+fn remove_stale(path: &Path) -> Result<(), Failure> {
+    if let Some(what) = in_the_way(path) {
+        let path = path.display();
+        return Err(format!("cannot listen on {path} (setting listen): {what} is there, which is not replaced").into());
+    }
     let refused = std::os::unix::net::UnixStream::connect(path)
         .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
     if refused {
         let _ = std::fs::remove_file(path);
     }
+    Ok(())
 }
 
 pub(super) fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
@@ -95,5 +103,28 @@ mod tests {
         let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (accepted, _) = listener.accept().await.unwrap();
         assert!(accepted.nodelay().unwrap());
+    }
+
+    #[tokio::test]
+    async fn only_a_stale_socket_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let bind = |path: &Path| Listener::bind(&ListenAddr::Unix(path.to_owned()));
+        std::fs::write(at("file"), "kept").unwrap();
+        std::os::unix::fs::symlink(at("file"), at("link")).unwrap();
+        for (name, what) in [("file", "a file is there"), ("link", "a symbolic link is there")] {
+            let error = bind(&at(name)).err().unwrap().to_string();
+            assert!(error.contains(what) && error.contains(name), "{error}");
+            assert_eq!(std::fs::read_to_string(at(name)).unwrap(), "kept");
+        }
+        // What the standard library leaves, as a process that was killed does.
+        drop(std::os::unix::net::UnixListener::bind(at("stale")).unwrap());
+        let listener = bind(&at("stale")).unwrap();
+        assert!(bind(&at("stale")).is_err(), "somebody listens there");
+        // Somebody else's file, by now, is not ours to clear away.
+        std::fs::remove_file(at("stale")).unwrap();
+        std::fs::write(at("stale"), "kept").unwrap();
+        drop(listener);
+        assert_eq!(std::fs::read_to_string(at("stale")).unwrap(), "kept");
     }
 }
