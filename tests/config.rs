@@ -159,6 +159,8 @@ fn wrong_top_level_values() {
                 false => "must be \"off\": this pgfunnel was built without it; build one with `cargo build --release",
             },
         ),
+        ("otlp_endpoint = 'https://u:hunter2@a'", "otlp_endpoint = \"https://…@a\": must be"),
+        ("client_tls_ca = 'https://u:hunter2@a/ca'", "client_tls_ca = \"https://…@a/ca\": must be the path of a file"),
         ("http_listen = 'on'", "http_listen = \"on\": must be IP address and port"),
         ("proxy_protocol_from = ['10.0.0.1/8']", "must be a network; \"10.0.0.1/8\" has bits set behind its first 8"),
         ("client_tls = 'on'", "client_tls = \"on\": must be one of \"disable\""),
@@ -193,6 +195,12 @@ fn wrong_databases() {
         ("[databases.app]\nport = 5432", ":1: host is missing in [databases.app]: must name the PostgreSQL server"),
         ("[databases.app]\nhots = 'x'", ":2: unknown key \"hots\" in [databases.app]; did you mean \"host\"?"),
         ("[databases.app]\nhost = 'x:5432'", "host = \"x:5432\" in [databases.app]: must be a host name"),
+        (
+            "[databases.app]\nhost = 'postgres://u:hunter2@h/db'",
+            ":2: host = \"postgres://…@h/db\" in [databases.app]: must be a host name, an IP address, or the absolute \
+             directory of a Unix socket; this is a URL, which belongs in the variable DATABASE_URL",
+        ),
+        ("[databases]\nhost = 'postgres://u:hunter2@h/db'", ":2: host = \"postgres://…@h/db\" in [databases]: must"),
         ("[databases.app]\nhost = 'x'\nport = 65536", "port = 65536 in [databases.app]: must be a whole number from 1"),
         ("[databases.app]\nhost = 'x'\nmin_idle = 21", ":3: min_idle = 21: must not be above pool_size, which is 20"),
         (
@@ -280,6 +288,7 @@ fn wrong_variables() {
         ("PGFUNNEL_DATABASE__APP__PORT", "5", "unknown variable; variables are PGFUNNEL_<KEY>"),
         ("PGFUNNEL_USERS__APP__SECRET", "hunter2", "secret in [users.app]: must be as pg_authid"),
         ("PGFUNNEL_USERS__APP__PASWORD", "hunter2", "did you mean \"PGFUNNEL_USERS__APP__PASSWORD\"?"),
+        ("PGFUNNEL_LISTEN", "http://u:hunter2@h", "listen = \"http://…@h\": must be IP address and port"),
         ("PGFUNNEL_LISTEN", "127.0.0.1:1,127.0.0.1:1", "listen = \"127.0.0.1:1\": must be listed only once"),
         ("DATABASE_URL", "postgres://app:x@hunter2@db:5432/app", "an @ too many: in a password it must be written %40"),
         ("DATABASE_URL", "mysql://app:hunter2@db/app", "does not begin with postgres://"),

@@ -122,6 +122,9 @@ impl Kind for Host {
         if text.starts_with('/') || text.parse::<IpAddr>().is_ok() {
             return Ok(text.to_owned());
         }
+        if text.contains("://") {
+            return Err(format!("{right}; this is a URL, which belongs in the variable DATABASE_URL"));
+        }
         if text.contains(':') {
             return Err(format!("{right}, without a port (that is the key \"port\") or brackets"));
         }

@@ -25,6 +25,7 @@ mod value;
 pub use env::environment;
 pub(crate) use files::in_the_way;
 pub use pool::{HiddenState, Isolation, PoolMode, PoolOverrides, PoolSettings, PoolSize};
+pub(crate) use secret::without_login;
 pub use secret::{Password, Secret};
 pub use set::Setting;
 pub use source::{ConfigError, ConfigErrors, Source};

@@ -1,5 +1,6 @@
 //! A user's secret, as it is configured and stored. Never printed.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use crate::auth::md5;
@@ -53,9 +54,40 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// A text as messages may show it: without the login that stands in a URL, written there by mistake or not. Of what is not
+/// encoded right rather too much goes than too little.
+pub(crate) fn without_login(text: &str) -> Cow<'_, str> {
+    let mut shown = Cow::Borrowed(text);
+    if let Some((scheme, rest)) = text.split_once("//")
+        && let Some((_, place)) = rest.rsplit_once('@')
+    {
+        shown = Cow::Owned(format!("{scheme}//…@{place}"));
+    }
+    match shown.find("password=") {
+        Some(at) => Cow::Owned(format!("{}password=…", &shown[..at])),
+        None => shown,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn logins_are_not_shown() {
+        for (text, shown) in [
+            ("postgres://u:hunter2@h/db", "postgres://…@h/db"),
+            ("http://u:hunter2@x:1", "http://…@x:1"),
+            ("//hunter2@", "//…@"),
+            ("postgres://u:hunter2@hunter2/@h/db", "postgres://…@h/db"),
+            ("postgres://h/db?user=u&password=hunter2", "postgres://h/db?user=u&password=…"),
+            ("host=h password='hunter2' port=1", "host=h password=…"),
+            ("http://h/", "http://h/"),
+            ("u@h", "u@h"),
+        ] {
+            assert_eq!(without_login(text), shown);
+        }
+    }
 
     #[test]
     fn kinds_of_secrets() {

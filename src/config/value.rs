@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
-use super::{Password, PoolSize};
+use super::{Password, PoolSize, without_login};
 
 /// PostgreSQL's own upper bound of backends (`MAX_BACKENDS`, src/include/postmaster/postmaster.h).
 pub(super) const MOST_BACKENDS: usize = 262_143;
@@ -64,8 +64,8 @@ impl<'a> Written<'a> {
     /// The value as an environment variable would have it. Never call it for a secret.
     pub(super) fn plain(&self) -> String {
         match (self.text(), self.list()) {
-            (Some(text), _) => text.to_owned(),
-            (None, Some(list)) => list.join(", "),
+            (Some(text), _) => without_login(text).into_owned(),
+            (None, Some(list)) => without_login(&list.join(", ")).into_owned(),
             (None, None) => self.show(),
         }
     }
@@ -73,8 +73,8 @@ impl<'a> Written<'a> {
     /// The value for a message. Never call it for a secret.
     pub(super) fn show(&self) -> String {
         match self.data {
-            Data::Variable(text) => format!("{text:?}"),
-            Data::Toml(DeValue::String(text)) => format!("{text:?}"),
+            Data::Variable(text) => format!("{:?}", without_login(text)),
+            Data::Toml(DeValue::String(text)) => format!("{:?}", without_login(text)),
             Data::Toml(DeValue::Integer(value)) => value.to_string(),
             Data::Toml(DeValue::Float(value)) => value.to_string(),
             Data::Toml(DeValue::Boolean(value)) => value.to_string(),
@@ -271,7 +271,9 @@ pub(super) struct FilePath;
 impl Kind for FilePath {
     type Value = PathBuf;
     fn read(written: &Written<'_>) -> Result<PathBuf, String> {
-        Text::read(written).map(|text| written.base.join(text)).map_err(|_| "the path of a file".to_owned())
+        // A URL would be shown with its login wherever the file is named.
+        let text = Text::read(written).ok().filter(|text| !text.contains("://"));
+        text.map(|text| written.base.join(text)).ok_or_else(|| "the path of a file".to_owned())
     }
 }
 
@@ -382,5 +384,6 @@ mod tests {
         assert_eq!(toml::<FilePath>("'a.pem'"), Ok(PathBuf::from("/etc/a.pem")));
         assert_eq!(toml::<FilePath>("'/b/a.pem'"), Ok(PathBuf::from("/b/a.pem")));
         assert_eq!(variable::<FilePath>("a.pem"), Ok(PathBuf::from("a.pem")));
+        assert!(variable::<FilePath>("https://h/a.pem").is_err());
     }
 }

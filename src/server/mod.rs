@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use crate::admin::{self, Console, Readiness, Reporter, Watched};
 use crate::cancel::{Clients, Order};
 use crate::client::{self, PassedThrough, Shared};
-use crate::config::Config;
+use crate::config::{Config, without_login};
 use crate::counts::{Count, Counts};
 use crate::log::counted;
 use crate::net::Plain;
@@ -57,7 +57,8 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         None => None,
     };
     if let Some(endpoint) = &config.otlp_endpoint {
-        spans::start(endpoint).map_err(|error| format!("no spans to {endpoint} (setting otlp_endpoint): {error}"))?;
+        spans::start(endpoint)
+            .map_err(|error| format!("no spans to {} (setting otlp_endpoint): {error}", without_login(endpoint)))?;
     }
     let shared = shared(config)?;
     show_config(&shared.config.load());
