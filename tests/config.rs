@@ -291,6 +291,8 @@ fn wrong_variables() {
         ("PGFUNNEL_LISTEN", "http://u:hunter2@h", "listen = \"http://…@h\": must be IP address and port"),
         ("PGFUNNEL_LISTEN", "127.0.0.1:1,127.0.0.1:1", "listen = \"127.0.0.1:1\": must be listed only once"),
         ("DATABASE_URL", "postgres://app:x@hunter2@db:5432/app", "an @ too many: in a password it must be written %40"),
+        ("DATABASE_URL", "postgres://app:hunter2@db/app\n", "begins or ends with a space or a line's end"),
+        ("DATABASE_URL", "postgres://app:hunter2%ZZ@db/app", "has a % without two hexadecimal digits behind it"),
         ("DATABASE_URL", "mysql://app:hunter2@db/app", "does not begin with postgres://"),
         ("DATABASE_URL", "postgres://app:hunter2@db/x?sslmode=on", "tls = \"on\" in [databases.x]: must be one of"),
         ("DATABASE_URL", "postgres://app:hunter2@db/x?sslmod=on", "unknown parameter \"sslmod\"; did you mean"),

@@ -102,10 +102,10 @@ struct Target {
 
 impl Target {
     fn parse(url: &str) -> Result<Self, String> {
+        check_encoding(url)?;
         if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
             return Err("does not begin with postgres:// or postgresql://".to_owned());
         }
-        check_encoding(url)?;
         let Split { url, tls, ignored } = Split::new(url)?;
         let config: tokio_postgres::Config = url.parse().map_err(|error: tokio_postgres::Error| {
             std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string)
@@ -142,12 +142,13 @@ fn host(config: &tokio_postgres::Config) -> Result<String, String> {
     }
 }
 
-/// Refuses a URL whose password is not percent-encoded where that matters: the rest of it would be taken for another part,
-/// and shown.
+/// Refuses a URL that is not percent-encoded where that matters: the rest of a password would be taken for another part,
+/// and shown; a line's end, for the end of a name.
 ///
 /// # Errors
 /// What to write instead.
 pub(crate) fn check_encoding(url: &str) -> Result<(), String> {
+    check_characters(url)?;
     let rest = url.split_once("://").map_or("", |(_, rest)| rest);
     let (login, rest) = rest.split_once('@').unwrap_or(("", rest));
     let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
@@ -157,10 +158,42 @@ pub(crate) fn check_encoding(url: &str) -> Result<(), String> {
     if in_query || place.contains('@') {
         return Err("has an @ too many: in a password it must be written %40".to_owned());
     }
+    // libpq knows no fragments: to it this is part of a name.
+    if rest.contains('#') {
+        return Err("has a # behind the login, where it must be written %23".to_owned());
+    }
+    check_percent(url)?;
     let names = || query.split('&').filter_map(|parameter| parameter.split_once('=')).map(|(name, _)| name);
     let may_show = !query.contains('@') && !names().any(|name| name == "password");
     if !may_show && names().any(|name| !known_parameters().any(|known| known == name)) {
         return Err("has an unknown parameter; in a password @ must be written %40, & %26, and ? %3F".to_owned());
+    }
+    Ok(())
+}
+
+/// What came into the URL by accident: from a file that ends in a line's end, say.
+fn check_characters(url: &str) -> Result<(), String> {
+    let wrong = if url.contains('\u{fffd}') {
+        "is not valid UTF-8"
+    } else if url.trim() != url {
+        "begins or ends with a space or a line's end"
+    } else if url.contains(char::is_control) {
+        "has a control character in it, which must be percent-encoded (a tab is %09)"
+    } else {
+        return Ok(());
+    };
+    Err(wrong.to_owned())
+}
+
+/// As libpq (`conninfo_uri_decode`): a `%` without its digits would be taken for itself, and `%00` ends a string.
+fn check_percent(url: &str) -> Result<(), String> {
+    for behind in url.split('%').skip(1) {
+        let digits = behind.as_bytes().get(..2).filter(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+        match digits {
+            Some(b"00") => return Err("has %00 in it, which no part of it can hold".to_owned()),
+            Some(_) => {}
+            None => return Err("has a % without two hexadecimal digits behind it: it must be written %25".to_owned()),
+        }
     }
     Ok(())
 }
@@ -294,6 +327,19 @@ mod tests {
             ("postgres://a@db/x?password=x&hunter2=y", "%26"),
             ("postgres://a@db/x?password=x&hunter2", "without a value"),
             ("postgres://a:hunter2/x", "port"),
+            ("postgres://a:hunter2@db/x\n", "begins or ends with a space or a line's end"),
+            (" postgres://a:hunter2@db/x", "begins or ends with a space or a line's end"),
+            ("postgres://a:hunter2@db/x\r\n", "begins or ends with a space or a line's end"),
+            ("postgres://a:hunter2\n@db/x", "control character"),
+            ("postgres://a:hunter2\u{fffd}@db/x", "UTF-8"),
+            ("postgres://a:hunter2%ZZ@db/x", "%25"),
+            ("postgres://a:hunter2%4@db/x", "%25"),
+            ("postgres://a:hunter2%@db/x", "%25"),
+            ("postgres://a:hunter2%00@db/x", "%00"),
+            ("postgres://a@db/x?password=hunter2%", "%25"),
+            ("postgres://a:hunter2@db/x#y", "%23"),
+            ("postgres://a@db/x?password=hunter2#y", "%23"),
+            ("postgres://a:hunter2#y/x", "%23"),
         ] {
             let problem = Target::parse(url).expect_err(url);
             assert!(problem.contains(part), "{url}: {problem}");
