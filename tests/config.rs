@@ -89,7 +89,7 @@ fn bad_files() {
     for (path, part) in [
         ("absent.toml", "absent.toml: cannot read the configuration file: No such file"),
         ("directory", "directory: cannot read the configuration file: is a directory"),
-        ("binary", "binary: cannot read the configuration file: stream did not contain valid UTF-8"),
+        ("binary", "binary: cannot read the configuration file: is not valid UTF-8"),
     ] {
         let (code, _, stderr) = read(&pgfunnel(&["check", "-c", path], &[], directory.path()));
         assert_eq!(code, 2, "{stderr}");
@@ -168,6 +168,9 @@ fn wrong_top_level_values() {
         ("client_tls = 'verify-full'", "client_tls = \"verify-full\": needs client_tls_ca"),
         ("client_tls_cert = 'x.pem'", "client_tls_cert: needs client_tls_key, its private key, as well"),
         ("client_tls_ca = 'absent.pem'", "client_tls_ca: cannot read \"absent.pem\": No such file"),
+        ("userlist = '/dev/zero'", "userlist: cannot read the user list \"/dev/zero\": is a device, not a file"),
+        ("client_tls_ca = '/dev/zero'", "client_tls_ca: cannot read \"/dev/zero\": is a device, not a file"),
+        ("http_token_file = '/dev/zero'", "\"/dev/zero\": is a device, not a file"),
         ("databases = 3", "databases: must be tables, one per name: [databases.NAME]"),
     ] {
         let (before, database) = if line.starts_with("databases") { ("", "") } else { ("# first line\n", DATABASE) };

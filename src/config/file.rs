@@ -1,6 +1,5 @@
 //! The configuration file: TOML text -> [`Raw`], every key with its line. Only reads; judges nothing but keys.
 
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,28 +8,13 @@ use toml::de::{DeTable, DeValue};
 
 use super::raw::{Raw, Scope};
 use super::source::{Report, Source};
-use super::suggest;
 use super::value::{Data, Written};
-
-/// Larger files than any configuration are a mistake (a log, a device) and would only eat memory.
-const LARGEST_FILE: u64 = 16 << 20;
-
-/// Read a text file of reasonable size.
-pub(super) fn read_text(path: &Path) -> io::Result<String> {
-    let metadata = std::fs::metadata(path)?;
-    if metadata.is_dir() {
-        return Err(io::ErrorKind::IsADirectory.into());
-    }
-    if metadata.len() > LARGEST_FILE {
-        return Err(io::ErrorKind::FileTooLarge.into());
-    }
-    std::fs::read_to_string(path)
-}
+use super::{files, suggest};
 
 /// Read `path` into `raw`. `false`: nothing could be read, so that nothing can be said to be missing.
 pub(super) fn read(path: &Path, raw: &mut Raw, report: &mut Report) -> bool {
     let shared: Arc<Path> = Arc::from(path);
-    let text = match read_text(path) {
+    let text = match files::read_text(path) {
         Ok(text) => text,
         Err(error) => {
             report.error(&Source::File(shared), format!("cannot read the configuration file: {error}"));

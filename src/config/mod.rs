@@ -23,7 +23,7 @@ mod validate;
 mod value;
 
 pub use env::environment;
-pub(crate) use files::in_the_way;
+pub(crate) use files::{in_the_way, read as read_file};
 pub use pool::{HiddenState, Isolation, PoolMode, PoolOverrides, PoolSettings, PoolSize};
 pub(crate) use secret::without_login;
 pub use secret::{Password, Secret};

@@ -14,7 +14,7 @@ use rustls::{InconsistentKeys, RootCertStore};
 use thiserror::Error;
 use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
-use super::TlsIdentity;
+use super::{TlsIdentity, files};
 
 /// A certificate that ends within this time is worth a warning: renewal should have happened by then.
 const EXPIRES_SOON: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -178,7 +178,7 @@ fn load_key(path: &Path) -> Result<PrivateKeyDer<'static>, PemError> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, PemError> {
-    std::fs::read(path).map_err(|source| PemError::Read { path: path.into(), source })
+    files::read(path).map_err(|source| PemError::Read { path: path.into(), source })
 }
 
 /// The parser's own texts quote lines of the file; these do not.

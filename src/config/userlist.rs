@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use super::Secret;
+use super::{Secret, files};
 use crate::auth::scram::BadVerifier;
 
 /// The longest name that PostgreSQL accepts (`NAMEDATALEN` - 1 bytes); a longer one would never log in.
@@ -70,7 +70,7 @@ pub(super) type Users = HashMap<String, Option<Secret>>;
 /// # Errors
 /// The file, or its first line that is wrong.
 pub(super) fn load(path: &Path) -> Result<Users, UserListError> {
-    let text = std::fs::read(path).map_err(|source| UserListError::Read { path: path.into(), source })?;
+    let text = files::read(path).map_err(|source| UserListError::Read { path: path.into(), source })?;
     parse(&text).map_err(|(line, what)| UserListError::Line { path: path.into(), line, what })
 }
 

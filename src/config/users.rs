@@ -9,7 +9,7 @@ use super::raw::{self, Raw, Scope};
 use super::set::Written;
 use super::source::{Report, Source, Sourced};
 use super::validate::{check_min_idle, or};
-use super::{ClientAuth, Config, Password, PoolOverrides, Secret, UnlistedUsers, User, userlist};
+use super::{ClientAuth, Config, Password, PoolOverrides, Secret, UnlistedUsers, User, files, userlist};
 
 /// All listed users by name. `[users.NAME]` wins over the user list, both win over `DATABASE_URL`.
 pub(super) fn all(written: &Written, report: &mut Report) -> HashMap<String, User> {
@@ -187,7 +187,7 @@ impl Resolver<'_> {
 
 fn file(path: &Path, report: &mut Report) -> Result<Secret, String> {
     let shown = path.display();
-    let text = super::file::read_text(path)
+    let text = files::read_text(path)
         .map_err(|error| format!("must name a file that holds the password; \"{shown}\": {error}"))?;
     warn_if_world_readable(path, report);
     let text = text.strip_suffix('\n').unwrap_or(&text);

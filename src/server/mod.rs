@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use crate::admin::{self, Console, Readiness, Reporter, Watched};
 use crate::cancel::{Clients, Order};
 use crate::client::{self, PassedThrough, Shared};
-use crate::config::{Config, without_login};
+use crate::config::{Config, read_file, without_login};
 use crate::counts::{Count, Counts};
 use crate::log::counted;
 use crate::net::Plain;
@@ -127,7 +127,7 @@ fn shared(config: Config) -> Result<Arc<Shared>, Failure> {
 
 /// Stable across restarts where there is something secret and stable to make it from.
 fn process_secret(config: &Config) -> io::Result<ProcessSecret> {
-    match config.client_tls.identity.as_ref().and_then(|identity| std::fs::read(&identity.key).ok()) {
+    match config.client_tls.identity.as_ref().and_then(|identity| read_file(&identity.key).ok()) {
         Some(key) => Ok(ProcessSecret::derived_from(&key)),
         None => ProcessSecret::random(),
     }
