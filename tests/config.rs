@@ -127,7 +127,7 @@ fn wrong_top_level_values() {
         ("pool_size = \"NaN%\"", "pool_size = \"NaN%\": must be"),
         ("pool_size = \"many\"", "pool_size = \"many\": must be"),
         ("pool_size = 1.5", "pool_size = 1.5: must be"),
-        ("pool_size = [1]", "pool_size = […]: must be"),
+        ("pool_size = [1]", "pool_size = [1]: must be"),
         ("pool_size = 99999999999999999999", "pool_size = 99999999999999999999: must be"),
         ("min_idle = 21", "min_idle = 21: must not be above pool_size, which is 20"),
         ("borrow_timeout = 0", "borrow_timeout = 0: must be a span of time from 1ms to 365d"),
@@ -142,7 +142,7 @@ fn wrong_top_level_values() {
         ("worker_threads = '2'", "worker_threads = \"2\": must be a whole number from 1 to 1024"),
         ("log_connections = 'yes'", "log_connections = \"yes\": must be true or false"),
         ("listen = 6432", "listen = 6432: must be IP address and port"),
-        ("listen = []", "listen = […]: must be IP address and port"),
+        ("listen = []", "listen = []: must be IP address and port"),
         ("listen = 'db.example:6432'", "listen = \"db.example:6432\": must be IP address and port"),
         ("listen = ['127.0.0.1:1', '127.0.0.1:1']", "listen = \"127.0.0.1:1\": must be listed only once"),
         ("listen = ['127.0.0.1:1', '0.0.0.0:1']", "listen = \"127.0.0.1:1\": must be listed only once"),
@@ -163,6 +163,10 @@ fn wrong_top_level_values() {
         ("client_tls_ca = 'https://u:hunter2@a/ca'", "client_tls_ca = \"https://…@a/ca\": must be the path of a file"),
         ("http_listen = 'on'", "http_listen = \"on\": must be IP address and port"),
         ("proxy_protocol_from = ['10.0.0.1/8']", "must be a network; \"10.0.0.1/8\" has bits set behind its first 8"),
+        ("http_from = ['foo']", "http_from = [\"foo\"]: must be a network such as"),
+        ("http_from = ['10.0.0.0/8', 'foo']", "or a list of them, which \"foo\" is not"),
+        ("listen = ['127.0.0.1:1', '::1']", "or a list of them, which \"::1\" is not"),
+        ("admin_users = ['']", "admin_users = [\"\"]: must be a name"),
         ("client_tls = 'on'", "client_tls = \"on\": must be one of \"disable\""),
         ("client_tls = 'require'", "client_tls = \"require\": needs client_tls_cert and client_tls_key"),
         ("client_tls = 'verify-full'", "client_tls = \"verify-full\": needs client_tls_ca"),
@@ -246,6 +250,8 @@ fn wrong_users() {
             ":5: secret in [users.app]: must be the only one of password, secret",
         ),
         ("password = ''", ":4: password in [users.app]: must be a string that is not empty"),
+        ("password = 1234", ":4: password in [users.app]: must be a string, in quotes"),
+        ("password = \"hunter2\\u0000\"", ":4: password in [users.app]: must be a string without NUL"),
         ("password = ['hunter2']", ":4: password in [users.app]: must be a string"),
         ("password = 'SCRAM-SHA-256$hunter2'", "must be the password itself; a stored secret"),
         ("secret = 'hunter2'", ":4: secret in [users.app]: must be as pg_authid.rolpassword has it"),
@@ -422,10 +428,14 @@ fn the_reference_loads_and_help_helps() {
 #[test]
 fn a_wrong_log_filter_is_a_wrong_configuration() {
     for command in ["run", "check"] {
-        let variables = [URL, ("PGFUNNEL_LOG", "pgfunnel=loud")];
-        let (code, _, stderr) = read(&pgfunnel(&[command], &variables, Path::new("/")));
-        assert_eq!(code, 2);
-        assert!(stderr.contains("PGFUNNEL_LOG = \"pgfunnel=loud\": must be a log filter"), "{stderr}");
+        for (filter, part) in [
+            ("pgfunnel=loud", "PGFUNNEL_LOG = \"pgfunnel=loud\": must be a log filter"),
+            ("", "PGFUNNEL_LOG: is empty"),
+        ] {
+            let (code, _, stderr) = read(&pgfunnel(&[command], &[URL, ("PGFUNNEL_LOG", filter)], Path::new("/")));
+            assert_eq!(code, 2);
+            assert!(stderr.contains(part), "{stderr}");
+        }
     }
 }
 

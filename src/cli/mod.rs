@@ -93,6 +93,8 @@ fn runtime(worker_threads: usize) -> io::Result<Runtime> {
 /// What `PGFUNNEL_LOG` asks for; `info` if it asks for nothing.
 fn log_filter() -> Result<EnvFilter, String> {
     let text = match std::env::var("PGFUNNEL_LOG") {
+        // As every variable (src/config/env.rs): it would hide all but errors.
+        Ok(text) if text.is_empty() => return Err("PGFUNNEL_LOG: is empty; unset it or give it a value".to_owned()),
         Ok(text) => text,
         Err(VarError::NotPresent) => "info".to_owned(),
         Err(VarError::NotUnicode(_)) => return Err("PGFUNNEL_LOG: must be UTF-8".to_owned()),

@@ -14,8 +14,7 @@ impl Kind for Listeners {
     fn read(written: &Written<'_>) -> Result<Self::Value, String> {
         let right = "IP address and port (\"127.0.0.1:6432\", \"[::]:6432\"), absolute path of a Unix socket \
                      (\"/run/pgfunnel/.s.PGSQL.6432\"), or a list of them";
-        let items = written.list().filter(|items| !items.is_empty()).ok_or(right)?;
-        items.into_iter().map(|item| listener(item).ok_or_else(|| right.to_owned())).collect()
+        written.entries(right, listener)
     }
 }
 
@@ -81,12 +80,11 @@ pub(super) struct Networks;
 impl Kind for Networks {
     type Value = Vec<Network>;
     fn read(written: &Written<'_>) -> Result<Self::Value, String> {
-        let right = "a network such as \"10.0.0.0/8\" or a list of them".to_owned();
-        match written.list() {
-            Some(items) if items == ["off"] => Ok(Vec::new()),
-            Some(items) => items.into_iter().map(|item| network(item).unwrap_or_else(|| Err(right.clone()))).collect(),
-            None => Err(right),
+        if written.list().is_some_and(|items| items.is_empty() || items == ["off"]) {
+            return Ok(Vec::new());
         }
+        let right = "a network such as \"10.0.0.0/8\" or a list of them";
+        written.entries(right, network)?.into_iter().collect()
     }
 }
 

@@ -162,15 +162,16 @@ fn check_version(path: &Path, chain: &[CertificateDer<'_>]) -> Result<(), PemErr
 
 fn load_key(path: &Path) -> Result<PrivateKeyDer<'static>, PemError> {
     let text = read(path)?;
+    // As PKCS#8 has it, and OpenSSL's older format, whose header is no base64 (RFC 1421).
+    let encrypted = contains(&text, b"ENCRYPTED PRIVATE KEY-----") || contains(&text, b"Proc-Type: 4,ENCRYPTED");
     PrivateKeyDer::from_pem_slice(&text).map_err(|error| match error {
+        _ if encrypted => {
+            let hint = " without a passphrase (decrypt it: openssl pkey -in … -out …)";
+            PemError::Missing { path: path.into(), wanted: "private key", hint }
+        }
         pem::Error::NoItemsFound => {
-            let hint = if contains(&text, b"ENCRYPTED PRIVATE KEY-----") {
-                " without a passphrase (decrypt it: openssl pkey -in … -out …)"
-            } else if contains(&text, b"CERTIFICATE-----") {
-                ", but a certificate: are the two swapped?"
-            } else {
-                ""
-            };
+            let hint =
+                if contains(&text, b"CERTIFICATE-----") { ", but a certificate: are the two swapped?" } else { "" };
             PemError::Missing { path: path.into(), wanted: "private key", hint }
         }
         error => PemError::Syntax { path: path.into(), what: describe(&error) },

@@ -74,6 +74,8 @@ fn what_is_wrong_is_said() {
     let broken_der = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     let broken_key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
     let encrypted = key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
+    let traditional = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00AA\n\nAAAA\n\
+                       -----END RSA PRIVATE KEY-----\n";
     let not_base64 = "-----BEGIN PRIVATE KEY-----\n!hunter2!\n-----END PRIVATE KEY-----\n";
     let table = [
         (cert.as_str(), other.as_str(), "does not fit"),
@@ -82,6 +84,7 @@ fn what_is_wrong_is_said() {
         (&cert, &cert, "but a certificate: are the two swapped?"),
         (&cert, "", "holds no private key"),
         (&cert, &encrypted, "without a passphrase"),
+        (&cert, traditional, "without a passphrase"),
         (cut, &key, "no -----END line"),
         (broken_der, &key, "certificate 1"),
         (&cert, broken_key, "cannot be used"),

@@ -57,6 +57,9 @@ pub(super) enum LineError {
     /// Not UTF-8.
     #[error("is not UTF-8")]
     Encoding,
+    /// What no name or password can have.
+    #[error("has NUL in it")]
+    Nul,
     /// A broken verifier.
     #[error("{0}")]
     Verifier(#[from] BadVerifier),
@@ -93,6 +96,9 @@ fn parse(text: &[u8]) -> Result<Users, (usize, LineError)> {
 fn parse_line(line: &str) -> Result<Option<(String, Option<Secret>)>, LineError> {
     if line.is_empty() || line.starts_with([';', '#']) {
         return Ok(None);
+    }
+    if line.contains('\0') {
+        return Err(LineError::Nul);
     }
     let (name, rest) = quoted(line, LineError::NoUser)?;
     let (secret, _ignored) = quoted(rest.trim_start(), LineError::NoSecret)?;
@@ -144,7 +150,7 @@ mod tests {
     #[test]
     fn errors_name_file_and_line_and_no_secret() {
         let long = format!("\"{}\" \"hunter2\"", "u".repeat(64));
-        let table: [(&[u8], usize, &str); 10] = [
+        let table: [(&[u8], usize, &str); 11] = [
             (b"app \"hunter2\"", 1, "must begin with the user name"),
             (b"\n\"app\"", 2, "secret in double quotes is missing"),
             (b"\"app\" hunter2", 1, "secret in double quotes is missing"),
@@ -154,6 +160,7 @@ mod tests {
             (long.as_bytes(), 1, "1 to 63 bytes"),
             (b"\"app\" \"hunter2\"\n;\n\"app\" \"b\"", 3, "already on line 1"),
             (b"\"app\" \"hunter2\xff\"", 1, "UTF-8"),
+            (b"\"app\" \"hunter2\0\"", 1, "has NUL in it"),
             (b"\"app\" \"SCRAM-SHA-256$hunter2\"", 1, "not of the form"),
         ];
         let dir = tempfile::tempdir().unwrap();

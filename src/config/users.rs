@@ -195,6 +195,9 @@ fn file(path: &Path, report: &mut Report) -> Result<Secret, String> {
     if text.is_empty() || text.contains('\n') {
         return Err(format!("must name a file of one line, the password; \"{shown}\" is not"));
     }
+    if text.contains('\0') {
+        return Err(format!("must name a file of text; \"{shown}\" has NUL in it"));
+    }
     plain(text)
 }
 

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use toml::Spanned;
 use toml::de::DeValue;
 
 use super::{Password, PoolSize, without_login};
@@ -55,6 +56,17 @@ impl<'a> Written<'a> {
         }
     }
 
+    /// `right`, and which entry of a list is not: `None` if what was written is none.
+    pub(super) fn entries<T>(&self, right: &str, read: impl Fn(&str) -> Option<T>) -> Result<Vec<T>, String> {
+        let items = self.list().filter(|items| !items.is_empty()).ok_or(right)?;
+        let several = items.len() > 1;
+        let entry = |item: &str| {
+            let which = if several { format!(", which {:?} is not", without_login(item)) } else { String::new() };
+            read(item).ok_or_else(|| format!("{right}{which}"))
+        };
+        items.into_iter().map(entry).collect()
+    }
+
     fn is_off(&self) -> bool {
         matches!(self.data, Data::Toml(DeValue::Boolean(false)))
             || self.integer() == Some(0)
@@ -79,7 +91,13 @@ impl<'a> Written<'a> {
             Data::Toml(DeValue::Float(value)) => value.to_string(),
             Data::Toml(DeValue::Boolean(value)) => value.to_string(),
             Data::Toml(DeValue::Datetime(value)) => value.to_string(),
-            Data::Toml(DeValue::Array(_)) => "[…]".to_owned(),
+            Data::Toml(DeValue::Array(items)) => {
+                let shown = |item: &Spanned<DeValue<'_>>| match item.get_ref() {
+                    DeValue::Array(_) => "[…]".to_owned(),
+                    value => Written { data: Data::Toml(value), base: self.base }.show(),
+                };
+                format!("[{}]", items.iter().map(shown).collect::<Vec<_>>().join(", "))
+            }
             Data::Toml(DeValue::Table(_)) => "{…}".to_owned(),
         }
     }
@@ -205,8 +223,13 @@ pub(super) struct Text;
 impl Kind for Text {
     type Value = String;
     fn read(written: &Written<'_>) -> Result<String, String> {
-        let text = written.text().filter(|text| !text.is_empty() && !text.contains('\0'));
-        text.map(str::to_owned).ok_or_else(|| "a string that is not empty".to_owned())
+        let right = match written.text() {
+            None => "a string, in quotes",
+            Some("") => "a string that is not empty",
+            Some(text) if text.contains('\0') => "a string without NUL (\\u0000) in it",
+            Some(text) => return Ok(text.to_owned()),
+        };
+        Err(right.to_owned())
     }
 }
 
@@ -216,9 +239,11 @@ pub(super) struct Names;
 impl Kind for Names {
     type Value = Vec<String>;
     fn read(written: &Written<'_>) -> Result<Vec<String>, String> {
-        let names = written.list().filter(|names| names.iter().all(|name| !name.is_empty() && !name.contains('\0')));
-        let names = names.map(|names| names.into_iter().map(str::to_owned).collect());
-        names.ok_or_else(|| "a name or a list of names".to_owned())
+        if written.list().is_some_and(|names| names.is_empty()) {
+            return Ok(Vec::new());
+        }
+        let name = |name: &str| (!name.is_empty() && !name.contains('\0')).then(|| name.to_owned());
+        written.entries("a name or a list of names", name)
     }
 }
 
@@ -309,81 +334,5 @@ macro_rules! words {
 pub(super) use words;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn variable<K: Kind>(text: &str) -> Result<K::Value, String> {
-        K::read(&Written { data: Data::Variable(text), base: Path::new("") })
-    }
-
-    fn toml<K: Kind>(text: &str) -> Result<K::Value, String> {
-        let value = DeValue::parse(text).expect(text);
-        K::read(&Written { data: Data::Toml(value.get_ref()), base: Path::new("/etc") })
-    }
-
-    #[test]
-    fn spans_of_time() {
-        for (text, milliseconds) in [
-            ("1ms", 1),
-            ("250ms", 250),
-            ("5", 5_000),
-            ("5s", 5_000),
-            ("1.5 s", 1_500),
-            ("2min", 120_000),
-            ("1h", 3_600_000),
-            ("365d", 31_536_000_000),
-        ] {
-            let expected = Ok(Duration::from_millis(milliseconds));
-            assert_eq!(variable::<Span>(text), expected, "{text}");
-            assert_eq!(toml::<Span>(&format!("{text:?}")), expected, "{text}");
-        }
-        assert_eq!(toml::<Span>("0.25"), Ok(Duration::from_millis(250)));
-        assert_eq!(toml::<Span>("0x10"), Ok(Duration::from_secs(16)));
-        for wrong in ["", "s", "5m", "5S", "-5s", "1h30min", "0", "0.4ms", "366d", "1.2.3s", "off", "\u{e9}", "5\u{e9}"]
-        {
-            assert!(variable::<Span>(wrong).is_err(), "{wrong:?}");
-        }
-        for off in ["\"off\"", "0", "0.0", "false", "\"0\"", "\"0s\""] {
-            assert_eq!(toml::<OptionalSpan>(off), Ok(None), "{off}");
-        }
-        assert!(toml::<OptionalSpan>("\"no\"").is_err_and(|right| right.ends_with("or \"off\"")));
-    }
-
-    #[test]
-    fn what_cloudwatch_takes() {
-        for right in ["pgfunnel", "My Service/proxy:1", "a.b-c_d#e"] {
-            assert_eq!(variable::<Namespace>(right), Ok(right.to_owned()));
-        }
-        for wrong in ["", " ", "AWS/RDS", ":a", "a\"b", "caf\u{e9}", &"x".repeat(256)] {
-            assert!(variable::<Namespace>(wrong).is_err(), "{wrong:?}");
-        }
-        assert_eq!(variable::<Printable>("a \"b\""), Ok("a \"b\"".to_owned()));
-        assert!(variable::<Printable>("a\tb").is_err());
-        assert_eq!(variable::<Interval>("1s"), Ok(Duration::from_secs(1)));
-        assert!(variable::<Interval>("999ms").is_err() && variable::<Interval>("off").is_err());
-    }
-
-    #[test]
-    fn sizes() {
-        assert_eq!(variable::<PoolSize>("20"), Ok(PoolSize::Count(20)));
-        assert_eq!(variable::<PoolSize>("80%"), Ok(PoolSize::Share(0.8)));
-        assert_eq!(toml::<PoolSize>("\"12.5 %\""), Ok(PoolSize::Share(0.125)));
-        assert_eq!(toml::<PoolSize>("1_000"), Ok(PoolSize::Count(1000)));
-        assert!(toml::<PoolSize>("\"20\"").is_err());
-        assert_eq!(toml::<Bound<9>>("\"off\""), Ok(None));
-        assert_eq!(toml::<Bound<9>>("9"), Ok(Some(9)));
-        assert!(toml::<Bound<9>>("10").is_err());
-    }
-
-    #[test]
-    fn flags_and_paths() {
-        for (text, value) in [("true", true), ("1", true), ("on", true), ("no", false), ("off", false), ("0", false)] {
-            assert_eq!(variable::<Flag>(text), Ok(value), "{text}");
-        }
-        assert!(variable::<Flag>("maybe").is_err());
-        assert_eq!(toml::<FilePath>("'a.pem'"), Ok(PathBuf::from("/etc/a.pem")));
-        assert_eq!(toml::<FilePath>("'/b/a.pem'"), Ok(PathBuf::from("/b/a.pem")));
-        assert_eq!(variable::<FilePath>("a.pem"), Ok(PathBuf::from("a.pem")));
-        assert!(variable::<FilePath>("https://h/a.pem").is_err());
-    }
-}
+#[path = "value_tests.rs"]
+mod tests;
