@@ -395,6 +395,11 @@ fn other_warnings() {
             format!("max_backends = 5\n{DATABASE}[users.app]\nsecret = '{SCRAM}'\n"),
             ":1: max_backends = 5 bounds the whole process: the pool_size of 20 can never be reached",
         ),
+        (format!("pause_timeout = '1s'\n{DATABASE}"), ":1: pause_timeout = 1s: counts as borrow_timeout, which is 5s"),
+        (
+            format!("{DATABASE}borrow_timeout = '3min'\npause_timeout = '2min'\n"),
+            ":4: pause_timeout = 120s: counts as borrow_timeout, which is 180s",
+        ),
         (
             format!("listen = '0.0.0.0:6432'\n{DATABASE}unlisted_users = 'pass_through'\n"),
             "unlisted_users = \"pass_through\" works only on loopback",

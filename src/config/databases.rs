@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::raw::{self, Raw, Scope, Unlisted};
 use super::source::{Report, Source};
-use super::validate::{check_min_idle, or, pool_settings};
+use super::validate::{check_pool, or, pool_settings};
 use super::{Database, PoolSettings, UnlistedUsers, defaults, tls};
 
 /// The name that stands for every other.
@@ -46,7 +46,7 @@ fn database(name: &str, entry: &raw::Database, defaults: &PoolSettings, report: 
         return None;
     };
     let pool = pool_settings(defaults.clone(), &entry.pool);
-    check_min_idle(&pool, &entry.pool.min_idle, &entry.pool.pool_size, report);
+    check_pool(&pool, &entry.pool, report);
     Some(Database {
         host: host.value.clone(),
         port: u16::try_from(or(&target.port, usize::from(defaults::PORT))).unwrap_or(defaults::PORT),

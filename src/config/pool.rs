@@ -61,7 +61,7 @@ pub struct PoolSettings {
     pub idle_timeout: Option<Duration>,
     /// How long a client may wait for a lease.
     pub borrow_timeout: Duration,
-    /// The same while the pool is paused.
+    /// The same while the pool is paused; see [`PoolSettings::pause_patience`].
     pub pause_timeout: Duration,
     /// Clients that may wait for a lease at one time.
     pub max_waiting: usize,
@@ -84,6 +84,14 @@ pub struct PoolSettings {
     pub idle_transaction_timeout: Option<Duration>,
     /// A client that holds no lease and is silent for so long is closed; `None`: never.
     pub client_idle_timeout: Option<Duration>,
+}
+
+impl PoolSettings {
+    /// How long a client may wait while the pool is paused: a pause shortens nobody's wait, also not that of a user with a
+    /// `borrow_timeout` of its own.
+    pub fn pause_patience(&self) -> Duration {
+        self.pause_timeout.max(self.borrow_timeout)
+    }
 }
 
 /// Per-user differences from a database's [`PoolSettings`]; `None` keeps the database's value.

@@ -25,7 +25,7 @@ pub(super) fn config(written: Arc<Written>, mut report: Report) -> Result<Config
     let raw = &written.raw;
     let general = &raw.general;
     let pool = pool_settings(PoolSettings::default(), &raw.pool);
-    check_min_idle(&pool, &raw.pool.min_idle, &raw.pool.pool_size, report_to);
+    check_pool(&pool, &raw.pool, report_to);
     let (databases, any_database) = databases::all(raw, &pool, written.source.as_deref(), report_to);
     let users = users::all(&written, report_to);
     let auth = or(&general.auth, ClientAuth::Scram);
@@ -103,6 +103,17 @@ pub(super) fn pool_settings(base: PoolSettings, pool: &raw::Pool) -> PoolSetting
         log_slow_borrow: or(&pool.log_slow_borrow, base.log_slow_borrow),
         idle_transaction_timeout: or(&pool.idle_transaction_timeout, base.idle_transaction_timeout),
         client_idle_timeout: or(&pool.client_idle_timeout, base.client_idle_timeout),
+    }
+}
+
+/// What only shows when the settings of a scope stand beside each other.
+pub(super) fn check_pool(settings: &PoolSettings, pool: &raw::Pool, report: &mut Report) {
+    check_min_idle(settings, &pool.min_idle, &pool.pool_size, report);
+    if let Some(pause) = pool.pause_timeout.as_ref().filter(|pause| pause.value < settings.borrow_timeout) {
+        let (pause_timeout, borrow_timeout) = (pause.value, settings.borrow_timeout);
+        let message =
+            format!("pause_timeout = {pause_timeout:?}: counts as borrow_timeout, which is {borrow_timeout:?}");
+        report.warning(&pause.source, message);
     }
 }
 

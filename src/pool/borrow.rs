@@ -266,7 +266,7 @@ fn paused(settings: &PoolSettings) -> Error {
     Error::new(
         Side::Proxy,
         SqlState::CANNOT_CONNECT_NOW,
-        format!("the database has been paused for longer than pause_timeout ({:?})", settings.pause_timeout),
+        format!("the database has been paused for longer than pause_timeout ({:?})", settings.pause_patience()),
     )
     .hint("RESUME on pgfunnel's console lets clients go on.")
 }

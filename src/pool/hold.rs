@@ -221,7 +221,7 @@ impl Pool {
 impl Hold {
     fn patience(&self, asked: Moment, settings: &PoolSettings) -> Moment {
         match self.held {
-            true => asked + settings.pause_timeout.max(settings.borrow_timeout),
+            true => asked + settings.pause_patience(),
             false => self.released.map_or(asked, |released| released.max(asked)) + settings.borrow_timeout,
         }
     }
