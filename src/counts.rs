@@ -55,6 +55,13 @@ impl<K: Eq + Hash + Clone> Counts<K> {
     }
 }
 
+impl<K: Eq + Hash> KeyCount<K> {
+    /// What it is one more of.
+    pub fn key(&self) -> &K {
+        &self.key
+    }
+}
+
 impl<K: Eq + Hash> Drop for KeyCount<K> {
     fn drop(&mut self) {
         let mut counts = lock(&self.counts);

@@ -176,32 +176,51 @@ fn those_who_watch_are_bounded_and_hold_nobody_up() -> Result {
     eventually("another may watch", || Ok(read(&open(&proxy)?, "\"pools\":[").is_ok()))
 }
 
-/// Connections from one address that say half a request, more than may be at one time.
-fn silent(proxy: &Proxy, from: [u8; 4]) -> Result<Vec<Socket>> {
+/// So many connections from 127.0.0.`host` that say half a request.
+fn silent(proxy: &Proxy, host: u8, count: usize) -> Result<Vec<Socket>> {
     let open = || -> Result<Socket> {
         let mut socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        socket.bind(&SocketAddr::from((from, 0)).into())?;
+        socket.bind(&SocketAddr::from(([127, 0, 0, host], 0)).into())?;
         socket.connect(&proxy.http_addr().into())?;
         // It may be closed at once.
         let _ = socket.write_all(b"GET /metrics HTT");
         Ok(socket)
     };
-    (0..500).map(|_| open()).collect()
+    (0..count).map(|_| open()).collect()
+}
+
+/// That no probe goes unanswered, not for a moment.
+fn is_answered(proxy: &Proxy) -> Result {
+    for path in ["/healthz", "/readyz"].into_iter().cycle().take(20) {
+        assert_eq!(proxy.get(path)?.0, 200, "{path}");
+    }
+    Ok(())
 }
 
 #[test]
-fn who_connects_and_says_nothing_is_not_waited_for() -> Result {
+fn who_connects_and_says_nothing_makes_room_for_who_does() -> Result {
     let cluster = Cluster::start()?;
     let proxy = Config::of(&cluster).start()?;
-    // Somebody else's silence keeps nobody out, not for a moment.
-    let elsewhere = silent(&proxy, [127, 0, 0, 2])?;
-    for _ in 0..20 {
-        assert_eq!(proxy.get("/healthz")?.0, 200);
-    }
-    // One's own does, for a while.
-    let own = silent(&proxy, [127, 0, 0, 1])?;
+    proxy.target().connect()?.value("select 1")?;
+    // Who is being answered stays, however many come.
+    let watching = open(&proxy)?;
+    read(&watching, "\"pools\":[")?;
+    let elsewhere = (2..=8).map(|host| silent(&proxy, host, 100)).collect::<Result<Vec<_>>>()?;
+    is_answered(&proxy)?;
+    let own = silent(&proxy, 1, 500)?;
+    is_answered(&proxy)?;
     assert!(proxy.target().connect()?.value("select 1")? == "1", "clients do not notice");
-    eventually("their time is up", || Ok(proxy.get("/healthz").is_ok_and(|(status, _)| status == 200)))?;
+    (0..3).try_for_each(|_| read(&watching, "\"pools\":["))?;
     drop((elsewhere, own));
+    Ok(())
+}
+
+#[test]
+fn a_request_head_is_not_waited_for_long() -> Result {
+    let cluster = Cluster::start()?;
+    let proxy = Config::of(&cluster).start()?;
+    let mut silent = silent(&proxy, 1, 1)?.pop().ok_or("none")?;
+    silent.set_read_timeout(Some(PATIENCE))?;
+    assert_eq!(silent.read(&mut [0; 64])?, 0, "closed");
     Ok(())
 }

@@ -1,5 +1,5 @@
 //! The HTTP port: `/healthz` and `/readyz` for everybody, the live page and the metrics for those who may see them.
-//! Bounded in connections, and in the time that one may take to say what it wants.
+//! Bounded in connections, and in the time that one may take to say what it wants; a connection carries one request.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,24 +13,19 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Extension, Json, Router};
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::access::{Denied, Visitor, admit};
-use super::live::{Live, MOST_VIEWERS};
+use super::live::Live;
+use super::room::{Room, Unheard};
 use super::{Watched, scrape};
-use crate::counts::Counts;
 use crate::log::counted;
 
-/// Connections at one time: viewers, scrapers, load balancers.
-pub const MOST_CONNECTIONS: usize = 400;
-
-/// Of one address, so that one that says nothing does not keep the others from `/healthz`. All viewers may sit behind one.
-const MOST_OF_ONE: usize = MOST_VIEWERS + 30;
-
-/// From connecting, or from the last answer, to the end of a request's head.
+/// From connecting to the end of a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What nobody acknowledges for so long goes to nobody.
@@ -52,7 +47,7 @@ const HEADERS: [(HeaderName, &str); 5] = [
 /// Answers until the process ends.
 pub async fn serve(listener: TcpListener, watched: Arc<Watched>) {
     let router = router(&watched);
-    let connections = Counts::default();
+    let room = Room::default();
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -62,28 +57,30 @@ pub async fn serve(listener: TcpListener, watched: Arc<Watched>) {
                 continue;
             }
         };
-        // One too many is closed: it must not keep those out that are there.
-        if connections.all() >= MOST_CONNECTIONS {
-            continue;
-        }
-        let Some(connection) = connections.enter(&peer.ip(), MOST_OF_ONE) else { continue };
+        // One too many is closed: it must not keep those out that are being answered.
+        let Some(place) = room.enter(peer.ip()).await else { continue };
         let router = router.clone().layer(Extension(peer));
-        tokio::spawn(async move {
+        room.spawn(place, |unheard| async move {
             // What breaks is the visitor's connection, and its own affair.
-            let _ = converse(stream, router).await;
-            drop(connection);
+            let _ = converse(stream, router, unheard).await;
         });
     }
 }
 
-async fn converse(stream: TcpStream, router: Router) -> io::Result<()> {
+async fn converse(stream: TcpStream, router: Router, unheard: Unheard) -> io::Result<()> {
     let socket = SockRef::from(&stream);
     socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(UNACKNOWLEDGED))?;
     stream.set_nodelay(true)?;
+    let router = TowerToHyperService::new(router);
+    let answer = service_fn(|request| {
+        unheard.heard();
+        router.call(request)
+    });
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)).await.map_err(io::Error::other)
+    // One request each: whoever is between two would be neither silent nor being answered.
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).keep_alive(false);
+    http.serve_connection(TokioIo::new(stream), answer).await.map_err(io::Error::other)
 }
 
 fn router(watched: &Arc<Watched>) -> Router {

@@ -8,6 +8,7 @@ mod console;
 mod diagnosis;
 mod http;
 mod live;
+mod room;
 mod snapshot;
 mod survey;
 
@@ -26,7 +27,8 @@ use crate::pool::Registry;
 pub use cloudwatch::Reporter;
 pub use console::{Console, MOST as MOST_CONSOLES, Shutdown, Wish};
 pub use diagnosis::{Diagnosis, Facts, Holders, PoolFacts, Severity, diagnose};
-pub use http::{MOST_CONNECTIONS as MOST_REQUESTS, serve};
+pub use http::serve;
+pub use room::MOST_CONNECTIONS as MOST_REQUESTS;
 pub use survey::{Caller, Clock, Crowd, Seen, Survey};
 
 /// Whether new clients should be sent here.
