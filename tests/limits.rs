@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use common::*;
@@ -173,5 +174,33 @@ fn per_user_settings_override_the_databases() -> Result {
     let refused = proxy.target().first_error()?;
     assert_eq!(refused.code, "53300");
     assert!(!cluster.refused());
+    Ok(())
+}
+
+/// The databases that `/metrics` names.
+fn databases(proxy: &Proxy) -> Result<BTreeSet<String>> {
+    let (_, text) = proxy.get("/metrics")?;
+    let named = text.lines().filter_map(|line| line.split_once("database=\"")?.1.split_once('"'));
+    Ok(named.map(|(name, _)| name.to_owned()).collect())
+}
+
+#[test]
+fn names_of_databases_that_do_not_exist_do_not_pile_up() -> Result {
+    let cluster = Cluster::start()?;
+    let any = format!("[databases.\"*\"]\nhost = \"127.0.0.1\"\nport = {}\nmin_idle = 1", cluster.port());
+    let proxy = Config::of(&cluster).section(&any).start()?;
+    assert_eq!(proxy.target().connect()?.value("select 1")?, "1");
+    assert_eq!(proxy.target().database("postgres").connect()?.value("select 1")?, "1");
+    for number in 0..250 {
+        let refused = proxy.target().database(&format!("zz{number}")).refusal()?;
+        assert_eq!(refused.code, "3D000", "{refused:?}");
+    }
+    // Who comes again at once is told the same, from memory; the oldest names made room.
+    assert_eq!(proxy.target().database("zz249").refusal()?.code, "3D000");
+    let named = databases(&proxy)?;
+    assert!((50..=102).contains(&named.len()) && named.contains("zz249") && !named.contains("zz0"), "{named:?}");
+    eventually("none of them is left", || Ok(databases(&proxy)?.len() == 2))?;
+    assert_eq!(databases(&proxy)?, ["app", "postgres"].map(str::to_owned).into());
+    assert_eq!(proxy.target().database("zz0").refusal()?.code, "3D000");
     Ok(())
 }

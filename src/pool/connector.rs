@@ -1,7 +1,7 @@
 //! Opening backends: under a place in every bound, several at once, with back-off after failures. Each attempt is a
 //! task of its own, so that a client that gives up neither breaks a login nor frees a place too early.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -52,7 +52,9 @@ pub(super) struct Connector {
     returned: Notify,
     trouble: Mutex<Option<Trouble>>,
     /// Whether the server's limits are known.
-    surveyed: std::sync::atomic::AtomicBool,
+    surveyed: AtomicBool,
+    /// Whether PostgreSQL has ever let us in.
+    proven: AtomicBool,
 }
 
 impl Connector {
@@ -63,13 +65,19 @@ impl Connector {
             reserving: AtomicUsize::new(0),
             returned: Notify::new(),
             trouble: Mutex::new(None),
-            surveyed: std::sync::atomic::AtomicBool::new(false),
+            surveyed: AtomicBool::new(false),
+            proven: AtomicBool::new(false),
         }
     }
 
     /// Attempts under way.
     pub(super) fn connecting(&self) -> usize {
         self.connecting.load(Ordering::Acquire)
+    }
+
+    /// Whether there has ever been a backend.
+    pub(super) fn is_proven(&self) -> bool {
+        self.proven.load(Ordering::Acquire)
     }
 
     pub(super) fn resize(&self, concurrency: usize) {
@@ -164,6 +172,7 @@ impl Pool {
 
     /// Takes in a new backend with its places in the bounds; it is idle then.
     pub(super) async fn keep(&self, backend: Backend, target: &Target, places: Vec<Place>, generation: u64) {
+        self.connector.proven.store(true, Ordering::Release);
         self.metrics.connected.inc();
         let tls = backend.socket.io().is_tls().then(|| {
             self.metrics.connects_tls.inc();

@@ -5,6 +5,7 @@ mod borrow;
 mod bounds;
 mod certify;
 mod connector;
+mod deserted;
 mod gate;
 mod headroom;
 mod hold;
@@ -43,6 +44,7 @@ use crate::wire::backend::Status;
 use bounds::Bounds;
 use certify::Certified;
 use connector::Connector;
+use deserted::Age;
 use headroom::Reading;
 use hold::Hold;
 use params::KnownParams;
@@ -114,6 +116,8 @@ pub struct Pool {
     connector: Connector,
     /// What is known of parameters.
     pub(crate) params: KnownParams,
+    made: Moment,
+    age: Age,
 }
 
 /// Who borrows.

@@ -11,14 +11,16 @@ use arc_swap::ArcSwap;
 use super::bounds::Bounds;
 use super::certify::Certified;
 use super::connector::{Connector, give_up};
+use super::deserted::make_room;
 use super::gate::UNLIMITED;
 use super::hold::Held;
 use super::params::KnownParams;
 use super::pressure::Pressure;
 use super::store::Store;
 use super::totals::Periods;
-use super::{Gate, Pool, shutting_down, upkeep};
+use super::{Gate, Pool, shutting_down};
 use crate::backend::{Credential, KeySource, Target, connect};
+use crate::clock::Moment;
 use crate::config::{self, BackendTlsMode, Config, Console, HiddenState, PoolSettings, PoolSize};
 use crate::error::{Error, Side, SqlState};
 use crate::metrics::metrics;
@@ -40,15 +42,12 @@ impl fmt::Display for PoolKey {
     }
 }
 
-/// Rounds of upkeep that a pool may be deserted before it is forgotten.
-const DESERTED: u32 = 600;
-
 type Gates<K> = Mutex<HashMap<K, Arc<Gate>>>;
 
 /// All pools of the process.
 pub struct Registry {
     pub(super) config: ArcSwap<Config>,
-    pools: RwLock<HashMap<PoolKey, Arc<Pool>>>,
+    pub(super) pools: RwLock<HashMap<PoolKey, Arc<Pool>>>,
     pub(super) process: Arc<Gate>,
     own: Gates<PoolKey>,
     pub(super) databases: Gates<String>,
@@ -99,6 +98,9 @@ impl Registry {
         let settings = config.pool_settings(&key.database, &key.user).ok_or_else(|| no_database(&key.database))?;
         let held = self.held();
         let mut pools = self.pools.write().unwrap_or_else(PoisonError::into_inner);
+        if !pools.contains_key(key) {
+            make_room(&mut pools, &config, key);
+        }
         let pool = pools.entry(key.clone()).or_insert_with(|| {
             let pool = Arc::new(self.new_pool(&config, key, settings, target));
             if held.has(&key.database) {
@@ -220,6 +222,8 @@ impl Registry {
             store: Store::new(),
             connector: Connector::new(settings.connect_concurrency),
             params: KnownParams::new(),
+            made: Moment::now(),
+            age: Default::default(),
             capped: AtomicBool::new(settings.max_leases_per_application.is_some()),
             settings: Arc::new(ArcSwap::from_pointee(settings)),
         }
@@ -270,35 +274,11 @@ impl Registry {
         }
     }
 
-    /// Looks after all pools, for as long as the process lives.
-    pub async fn keep_up(self: Arc<Self>) {
-        let mut ticks = tokio::time::interval(upkeep::INTERVAL);
-        let mut deserted: HashMap<PoolKey, u32> = HashMap::new();
-        loop {
-            ticks.tick().await;
-            for pool in self.all() {
-                pool.upkeep();
-                pool.keep_certified();
-                let age = deserted.entry(pool.key.clone()).or_default();
-                *age = if pool.is_deserted() { *age + 1 } else { 0 };
-            }
-            forget_unused(&self.own);
-            forget_unused(&self.databases);
-            forget_unused(&self.users);
-            // A pool for a name that somebody once asked for does not live for ever.
-            deserted.retain(|key, age| *age <= DESERTED || !self.forget(key));
-        }
-    }
-
-    /// Removes a pool, unless somebody has just come for it.
-    fn forget(&self, key: &PoolKey) -> bool {
-        let mut pools = self.pools.write().unwrap_or_else(PoisonError::into_inner);
-        if pools.get(key).is_some_and(|pool| Arc::strong_count(pool) > 1) {
-            return false;
-        }
-        pools.remove(key);
-        metrics().forget_pool(&key.database, &key.user);
-        true
+    /// Forgets the bounds that no pool has.
+    pub(super) fn forget_gates(&self) {
+        forget_unused(&self.own);
+        forget_unused(&self.databases);
+        forget_unused(&self.users);
     }
 
     /// Opens the warm minimum of the pools that can be known before anybody asks: for users that set `min_idle`

@@ -2,7 +2,6 @@
 //! minimum is kept ready.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::{Places, Pool};
@@ -51,7 +50,11 @@ impl Pool {
             self.store.put_back(taken);
             drop(place);
         }
-        self.warm_up(settings.min_idle);
+    }
+
+    /// The warm minimum.
+    pub(super) fn keep_warm(self: &Arc<Self>) {
+        self.warm_up(self.settings.load().min_idle);
     }
 
     /// Opens backends until `min_idle` are idle, as far as places are free.
@@ -69,10 +72,5 @@ impl Pool {
                 }
             });
         }
-    }
-
-    /// Whether nobody uses it and nothing would be lost with it.
-    pub(super) fn is_deserted(&self) -> bool {
-        self.clients.load(Ordering::Acquire) == 0 && self.gate.inside() == 0 && self.bounds.own().inside() == 0
     }
 }
