@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::net::{IpAddr, UdpSocket};
+
 use common::*;
 
 /// A v2 header: the real client is 203.0.113.9:4711, over IPv4.
@@ -66,6 +68,28 @@ fn who_comes_from_elsewhere_by_a_local_load_balancer_is_not_local() -> Result {
     assert!(refused.message.contains("only accepted over TLS"), "{refused:?}");
     // A health check of the balancer itself is.
     assert_eq!(target(&proxy, b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0").connect()?.value("select 1")?, "1");
+    Ok(())
+}
+
+#[test]
+fn a_load_balancer_elsewhere_makes_nobody_local() -> Result {
+    // An address of this machine that is not loopback: nothing is sent, but a route is chosen.
+    let routed = UdpSocket::bind("0.0.0.0:0")?;
+    routed.connect("192.0.2.1:9")?;
+    let elsewhere = routed.local_addr()?.ip();
+    let cluster = Cluster::start()?;
+    let port = Port::reserve()?.addr().port();
+    let any = format!("proxy_protocol_from = [\"{elsewhere}\"]\nauth = \"cleartext\"");
+    let proxy =
+        Config::of(&cluster).listen(&format!("[\"{elsewhere}:{port}\", \"127.0.0.1:{port}\"]")).top(&any).start()?;
+    // The client is at 127.0.0.1, as this one says.
+    let mut header = header();
+    header.splice(16..20, [127, 0, 0, 1]);
+    let at = |ip: IpAddr, preamble: &[u8]| Target { addr: Addr::Tcp((ip, port).into()), ..target(&proxy, preamble) };
+    let refused = at(elsewhere, &header).refusal()?;
+    assert_eq!(refused.code, "28000");
+    assert!(refused.message.contains("only accepted over TLS"), "{refused:?}");
+    assert_eq!(at([127, 0, 0, 1].into(), b"").connect()?.value("select 1")?, "1");
     Ok(())
 }
 

@@ -98,8 +98,10 @@ async fn admit(shared: &Arc<Shared>, plain: Plain, mut peer: Option<SocketAddr>)
     let mut socket = None;
     let accepted = Instant::now();
     let outcome = tokio::time::timeout(limit, async {
+        // Before a PROXY header puts another's word in its place.
+        let near = startup::is_loopback(peer);
         let plain = real_peer(shared, plain, &mut peer).await?;
-        let Some(opened) = startup::open(shared, plain, peer).await? else { return Ok(None) };
+        let Some(opened) = startup::open(shared, plain, peer, near).await? else { return Ok(None) };
         let (opened_socket, arrival) = opened;
         let socket = socket.insert(opened_socket);
         let asked = Instant::now();

@@ -27,21 +27,30 @@ pub(super) struct Arrival {
     pub(super) tls: Option<Arc<ServerTls>>,
     /// Where it comes from; `None`: a Unix socket.
     pub(super) peer: Option<SocketAddr>,
+    /// Whether what it says reaches us from this machine.
+    near: bool,
 }
 
 impl Arrival {
-    /// From this machine: nobody can listen in. Behind a load balancer it is the client's own address that counts.
+    /// From this machine: nobody can listen in. Behind a load balancer neither its way to us nor the client's to it may
+    /// leave the machine.
     pub(super) fn is_local(&self) -> bool {
-        self.peer.is_none_or(|peer| peer.ip().to_canonical().is_loopback())
+        self.near && is_loopback(self.peer)
     }
 }
 
-/// Reads up to the StartupMessage of a client from `peer`. `None`: it was a cancel request,
-/// which is done.
+/// Whether this is on the machine itself. `None`: a Unix socket, which is.
+pub(super) fn is_loopback(peer: Option<SocketAddr>) -> bool {
+    peer.is_none_or(|peer| peer.ip().to_canonical().is_loopback())
+}
+
+/// Reads up to the StartupMessage of a client from `peer`, whoever says that it is there; `near`: its bytes come from this
+/// machine. `None`: it was a cancel request, which is done.
 pub(super) async fn open(
     shared: &Shared,
     plain: Plain,
     peer: Option<SocketAddr>,
+    near: bool,
 ) -> Result<Option<(Socket, Arrival)>, Refusal> {
     let (mut socket, mut tls, mut alone) = direct_tls(shared, plain, peer).await?;
     // One SSLRequest and one GSSENCRequest may come before the StartupMessage, as in PostgreSQL.
@@ -78,7 +87,7 @@ pub(super) async fn open(
             }
             Packet::Startup(startup) => {
                 return match check_mode(shared, socket.io()) {
-                    Ok(()) => Ok(Some((socket, Arrival { startup, tls, peer }))),
+                    Ok(()) => Ok(Some((socket, Arrival { startup, tls, peer, near }))),
                     Err(error) => Err(Refusal::On(Box::new(socket), error)),
                 };
             }
