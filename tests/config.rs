@@ -415,6 +415,18 @@ fn other_warnings() {
 }
 
 #[test]
+fn what_cannot_be_written_is_a_failure() {
+    for (arguments, variables) in [(&["check"][..], &[URL][..]), (&["--help"], &[])] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("a full device");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pgfunnel"));
+        command.args(arguments).env_clear().envs(variables.iter().copied()).stdout(full);
+        let (code, _, stderr) = read(&command.output().expect("the binary starts"));
+        assert_eq!((code, stderr.lines().count()), (1, 1), "{stderr}");
+        assert!(stderr.starts_with("error: cannot write to stdout: "), "{stderr}");
+    }
+}
+
+#[test]
 fn the_reference_loads_and_help_helps() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let (code, stdout, stderr) = read(&pgfunnel(&["check", "--config", "config/pgfunnel.toml"], &[], root));

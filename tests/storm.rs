@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::fs::OpenOptions;
 use std::net::TcpListener;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -67,6 +68,25 @@ fn a_full_server_refuses_the_rest() -> Result {
         assert!(of("p99") <= of("max") && of("max") < 30_000.0, "{times}");
     }
     assert!(report["transaction_ms"]["p50"].as_f64() >= Some(10.0), "they last 10 ms: {report}");
+    Ok(())
+}
+
+#[test]
+fn a_report_that_cannot_be_written_is_a_failure() -> Result {
+    // Nobody listens there: every environment fails, which is a result.
+    let port = Port::reserve()?;
+    let url = url(port.number());
+    for format in [&[][..], &["--json"]] {
+        let storm = || storm(&[&["--url", &url, "-n", "1"], format].concat());
+        let full = storm().stdout(OpenOptions::new().write(true).open("/dev/full")?).output()?;
+        let told = String::from_utf8(full.stderr)?;
+        assert_eq!((full.status.code(), told.lines().count()), (Some(1), 1), "{told}");
+        assert!(told.starts_with("error: cannot write to stdout: No space left on device"), "{told}");
+        let (reader, writer) = std::io::pipe()?;
+        drop(reader);
+        let closed = storm().stdout(writer).output()?;
+        assert_eq!((closed.status.code(), String::from_utf8(closed.stderr)?), (Some(1), String::new()));
+    }
     Ok(())
 }
 

@@ -1,11 +1,10 @@
 //! `pgfunnel check`: is the configuration right?
 
-use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::builder::styling::AnsiColor;
 
-use super::{ConfigArgs, log_filter, print_error, print_errors, print_labelled};
+use super::{ConfigArgs, log_filter, print, print_error, print_errors, print_labelled};
 use crate::config::Config;
 
 pub(super) const HELP: &str = "\
@@ -26,8 +25,7 @@ pub(super) fn check(args: &ConfigArgs) -> ExitCode {
             for warning in &config.warnings {
                 print_labelled("warning", AnsiColor::Yellow, warning);
             }
-            let _ = writeln!(std::io::stdout(), "config ok: {}", summary(&config));
-            ExitCode::SUCCESS
+            print(format!("config ok: {}\n", summary(&config))).err().unwrap_or(ExitCode::SUCCESS)
         }
         Err(errors) => print_errors(&errors),
     }

@@ -68,7 +68,11 @@ impl ConfigArgs {
 
 /// Parse the arguments, do what they say, and say how it went.
 pub fn main() -> ExitCode {
-    match Cli::parse().command {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(told) => return tell(&told),
+    };
+    match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::check(&args),
         Command::Storm(args) => match runtime(1) {
@@ -101,6 +105,31 @@ fn log_filter() -> Result<EnvFilter, String> {
     };
     let right = "must be a log filter such as \"info\" or \"pgfunnel::pool=debug,info\"";
     EnvFilter::builder().parse(&text).map_err(|problem| format!("PGFUNNEL_LOG = {text:?}: {right}: {problem}"))
+}
+
+/// Says what clap has to say: what is wrong with the arguments, or the help that was asked for.
+fn tell(told: &clap::Error) -> ExitCode {
+    match told.print() {
+        Err(problem) if !told.use_stderr() => not_printed(&problem),
+        _ => ExitCode::from(u8::try_from(told.exit_code()).unwrap_or(EXIT_CONFIG)),
+    }
+}
+
+/// Everything that a subcommand has to say on stdout.
+///
+/// # Errors
+/// What to exit with if it cannot be written, which has been said.
+fn print(text: impl Display) -> Result<(), ExitCode> {
+    let mut stdout = io::stdout().lock();
+    write!(stdout, "{text}").and_then(|()| stdout.flush()).map_err(|problem| not_printed(&problem))
+}
+
+/// Who has closed the pipe knows it.
+fn not_printed(problem: &io::Error) -> ExitCode {
+    if problem.kind() != io::ErrorKind::BrokenPipe {
+        print_labelled("error", AnsiColor::Red, format!("cannot write to stdout: {problem}"));
+    }
+    ExitCode::FAILURE
 }
 
 /// Every error on a line of its own, in the manner of clap's.

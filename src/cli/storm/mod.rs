@@ -17,6 +17,8 @@ mod url;
 
 pub use options::Args;
 
+use std::fmt::Display;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -30,6 +32,8 @@ use progress::Progress;
 use report::{Report, Tally};
 use target::Target;
 
+use super::print;
+
 /// Descriptors needed beside the environments' sockets: standard streams, the runtime, the monitor.
 const SPARE_DESCRIPTORS: u64 = 64;
 
@@ -39,20 +43,20 @@ const EXIT_NOT_STARTED: u8 = 2;
 const EXIT_INTERRUPTED: u8 = 130;
 
 /// Runs the storm and prints its report to stdout. Failed environments are a result, not an error: the exit code is 0
-/// unless `--fail-on-error` says otherwise, 2 if the storm could not start, 130 after Ctrl-C.
+/// unless `--fail-on-error` says otherwise, 1 if the report cannot be written, 2 if the storm could not start, 130 after
+/// Ctrl-C.
 pub async fn run(args: Args) -> ExitCode {
     let storm = match Storm::prepare(&args).await {
         Ok(storm) => storm,
         Err(message) => {
-            eprintln!("pgfunnel storm: {message}");
+            complain(message);
             return ExitCode::from(EXIT_NOT_STARTED);
         }
     };
     let report = storm.run().await;
-    if args.json {
-        println!("{}", report.to_json());
-    } else {
-        print!("{report}");
+    let printed = if args.json { print(report.to_json() + "\n") } else { print(&report) };
+    if let Err(code) = printed {
+        return code;
     }
     match () {
         () if report.interrupted => ExitCode::from(EXIT_INTERRUPTED),
@@ -133,10 +137,15 @@ fn raise_descriptor_limit(environments: u64) {
     let needed = environments.saturating_add(SPARE_DESCRIPTORS);
     match rlimit::increase_nofile_limit(needed) {
         Ok(limit) if limit >= needed => {}
-        Ok(limit) => eprintln!(
-            "pgfunnel storm: {environments} environments need {needed} file descriptors, the hard limit is {limit} \
+        Ok(limit) => complain(format_args!(
+            "{environments} environments need {needed} file descriptors, the hard limit is {limit} \
              (ulimit -Hn): some connections will fail with EMFILE"
-        ),
-        Err(error) => eprintln!("pgfunnel storm: the file descriptor limit could not be raised: {error}"),
+        )),
+        Err(error) => complain(format_args!("the file descriptor limit could not be raised: {error}")),
     }
+}
+
+/// On stderr; if that is closed, nobody wants to know.
+fn complain(message: impl Display) {
+    let _ = writeln!(io::stderr(), "pgfunnel storm: {message}");
 }
