@@ -59,6 +59,27 @@ fn options_of_the_startup_packet_work() -> Result {
 }
 
 #[test]
+fn what_stands_by_its_own_name_beats_options_as_in_postgresql() -> Result {
+    let (cluster, proxy) = setup("pool_size = 2")?;
+    let cases: [&[(&str, &str)]; 4] = [
+        &[("TimeZone", "UTC"), ("options", "-c timezone=Asia/Tokyo -c work_mem=7MB")],
+        &[("options", "-c timezone=Asia/Tokyo -c work_mem=7MB"), ("TIMEZONE", "UTC")],
+        &[("timezone", "Asia/Tokyo"), ("options", "-c work_mem=5MB --work-mem=6MB"), ("TimeZone", "UTC")],
+        &[("options", "-c timezone=Asia/Tokyo"), ("options", "-c work_mem=7MB")],
+    ];
+    for parameters in cases {
+        let shown = |target: Target| -> Result<_> {
+            let target = parameters.iter().fold(target, |target, (name, value)| target.parameter(name, value));
+            let mut client = target.connect()?;
+            let in_force = client.value("select current_setting('timezone') || ' ' || current_setting('work_mem')")?;
+            Ok((in_force, client.parameters["TimeZone"].clone()))
+        };
+        assert_eq!(shown(proxy.target())?, shown(cluster.target())?, "{parameters:?}");
+    }
+    Ok(())
+}
+
+#[test]
 fn wrong_startup_parameters_are_refused_as_by_postgresql() -> Result {
     let (cluster, proxy) = setup("")?;
     let cases = [

@@ -75,16 +75,18 @@ fn settings(startup: &Startup) -> Result<Settings, Error> {
     Ok(settings)
 }
 
+/// As PostgreSQL has it, whatever the order in the packet: the switches of the last `options` first, then what stands there by
+/// its own name (`src/backend/utils/init/postinit.c`, `process_startup_options`).
 fn requested(startup: &Startup) -> Result<Settings, Error> {
     let mut settings = Settings::default();
+    if let Some((_, switches)) = startup.parameters.iter().rfind(|(name, _)| name == "options") {
+        for (name, value) in options::settings(switches)? {
+            settings.set(&name, value);
+        }
+    }
     for (name, value) in &startup.parameters {
         match name.as_str() {
-            "user" | "database" | "replication" => {}
-            "options" => {
-                for (name, value) in options::settings(value)? {
-                    settings.set(&name, value);
-                }
-            }
+            "user" | "database" | "replication" | "options" => {}
             name if name.starts_with("_pq_.") => {}
             name => settings.set(name, value.clone()),
         }
