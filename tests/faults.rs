@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::io::Read;
 use std::time::{Duration, Instant};
 
 use common::*;
@@ -147,6 +148,27 @@ fn nobody_listens_there() -> Result {
     let error = proxy.target().first_error()?;
     assert!(error.code.starts_with("08"), "{error:?}");
     assert!(format!("{error:?}").contains(&port.number().to_string()), "says where: {error:?}");
+    Ok(())
+}
+
+#[test]
+fn a_database_that_accepts_connections_and_says_nothing() -> Result {
+    let fake = Fake::play(|conversation| Ok(conversation.stream.read_to_end(&mut Vec::new()).map(drop)?))?;
+    let proxy = Config::port(fake.port()).top("borrow_timeout = \"1500ms\"").console().spawn()?;
+    eventually("it listens", || Ok(matches!(proxy.get("/healthz"), Ok((200, _)))))?;
+    let target = proxy.target();
+    let asking = std::thread::spawn(move || target.first_error().map_err(|error| format!("{error:?}")));
+    let mut console = proxy.console().connect()?;
+    // Long before connect_timeout makes an error of it.
+    let sentence = "gets no more than 0 of 20 backends; the database has not answered a login for";
+    eventually("it is said", || Ok(console.table("SHOW DIAGNOSIS")?[0]["sentence"].contains(sentence)))?;
+    let error = asking.join().map_err(|_| "it panicked")??;
+    assert_eq!(error.code, "08001", "{error:?}");
+    let text = format!("{error:?}");
+    assert!(text.contains(&format!("127.0.0.1:{}: no answer for 1.", fake.port())), "{text}");
+    assert!(!text.contains("pool_size") && text.contains("borrow_timeout"), "{text}");
+    let database = ["side=\"database\"", "sqlstate=\"08001\""];
+    assert_eq!(proxy.metric("pgfunnel_errors_total", &database)?, 1.0);
     Ok(())
 }
 

@@ -69,6 +69,8 @@ pub struct PoolFacts {
     pub free: Option<usize>,
     /// Why the last backend could not be opened, if that was a moment ago.
     pub unreachable: Option<String>,
+    /// How long the database has not answered a login that is under way; zero: none is.
+    pub silent: Duration,
     /// Of all clients that hold a backend or wait for one, those of the caller with the most.
     pub greatest: (String, usize),
     /// `idle_transaction_timeout`.
@@ -210,7 +212,15 @@ fn small(pool: &PoolFacts) -> String {
 /// Clients wait, although not every backend is lent: there are no more.
 fn starved(pool: &PoolFacts) -> Option<Diagnosis> {
     let waiting = waiting(pool)?;
+    let silent;
     let why = match pool.free {
+        _ if pool.silent >= SHORT => {
+            silent = format!(
+                "the database has not answered a login for {}: look at it, and at its host in [databases]",
+                time(pool.silent)
+            );
+            &silent
+        }
         Some(0) => "the database has no connection left: raise its max_connections, or look at who else uses it",
         _ => "max_backends of the process or the database, max_leases, or slow logins keep it from more",
     };
@@ -325,6 +335,10 @@ mod tests {
                 "gets no more than 7 of 20 backends; the database has no",
             ),
             (PoolFacts { active: 7, ..pool() }, "gets no more than 7 of 20 backends; max_backends"),
+            (
+                PoolFacts { active: 0, silent: Duration::from_secs(3), ..pool() },
+                "no more than 0 of 20 backends; the database has not answered a login for 3.0 s: look at it",
+            ),
             (
                 PoolFacts { active: 0, unreachable: Some("connection refused".into()), ..pool() },
                 "pool app/api cannot open backends (connection refused); 30 clients wait",

@@ -219,6 +219,7 @@ fn facts(pool: &Pool, survey: &Survey) -> PoolFacts {
         free: pool.headroom().map(|headroom| headroom.free()),
         paused: pool.is_held(),
         unreachable: pool.unreachable().map(|error| error.message.to_string()),
+        silent: pool.silent().unwrap_or_default(),
         greatest: greatest.map_or_else(Default::default, |(name, clock)| (name.to_string(), clock.demand())),
         idle_transaction_timeout: settings.idle_transaction_timeout,
         max_leases_per_application: settings.max_leases_per_application,

@@ -51,6 +51,15 @@ impl Target {
         format!("{}/{}", self.dbname, self.user)
     }
 
+    /// 08001: there is no connection, and why.
+    pub fn unreachable(&self, why: &str) -> Error {
+        Error::new(
+            Side::Database,
+            SqlState::SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION,
+            format!("could not connect to the database server at {}: {why}", self.endpoint),
+        )
+    }
+
     /// Whether there is no connection without TLS.
     pub fn demands_tls(&self) -> bool {
         use BackendTlsMode::{Require, VerifyCa, VerifyFull};
@@ -102,17 +111,11 @@ impl ConnectError {
 
     /// As the client sees it.
     pub fn to_error(&self, target: &Target) -> Error {
-        let unreachable = |why: String| {
-            Error::new(
-                Side::Database,
-                SqlState::SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION,
-                format!("could not connect to the database server at {}: {why}", target.endpoint),
-            )
-        };
         match self {
             ConnectError::Refused(error) => error.clone(),
-            ConnectError::Io(error) => unreachable(error.to_string()),
-            ConnectError::Timeout(limit) => unreachable(format!("no answer within {limit:?}"))
+            ConnectError::Io(error) => target.unreachable(&error.to_string()),
+            ConnectError::Timeout(limit) => target
+                .unreachable(&format!("no answer within {limit:?}"))
                 .hint("The setting connect_timeout limits connecting and logging in."),
         }
     }

@@ -56,7 +56,8 @@ impl Pool {
     /// leaves the queue.
     ///
     /// # Errors
-    /// 53300 when the time is over or the queue is full; the database's own error when it refuses us.
+    /// 53300 when the time is over or the queue is full; the database's own error when it refuses us, and 08001 when it does
+    /// not answer.
     pub async fn borrow(self: &Arc<Self>, who: Borrower<'_>, alarm: &mut Alarm) -> Result<Lease, Error> {
         match self.borrow_now(&who) {
             Some(lease) => Ok(lease),
@@ -133,7 +134,7 @@ impl Pool {
             Some(Ok(lease)) => (&self.metrics.borrow_wait.waited, Ok(lease)),
             Some(Err(error)) => (&self.metrics.borrow_wait.refused, Err(error)),
             None => {
-                let refused = self.timed_out(&settings, stage.load(Ordering::Relaxed));
+                let refused = self.timed_out(&wait, &settings, stage.load(Ordering::Relaxed));
                 (&self.metrics.borrow_wait.timed_out, Err(refused))
             }
         };
@@ -209,9 +210,9 @@ impl Pool {
         )
     }
 
-    /// 53300, naming the limit at whose gate the time ran out: 0 the application's, 1 the user's, 2 the pool's.
+    /// Why the time ran out.
     #[cold]
-    fn timed_out(&self, settings: &PoolSettings, stage: usize) -> Error {
+    fn timed_out(&self, wait: &Wait<'_>, settings: &PoolSettings, stage: usize) -> Error {
         if self.is_held() {
             metrics().count_refusal("pause_timeout");
             return paused(settings);
@@ -221,12 +222,7 @@ impl Pool {
             1 => "max_leases",
             _ => "borrow_timeout",
         });
-        let narrow = match (stage, settings.max_leases_per_application) {
-            (0, Some(cap)) => Some(("max_leases_per_application", cap)),
-            (1, _) => Some(("max_leases of this user", self.user.size())),
-            _ => None,
-        };
-        if let Some(error) = self.connector.last_error(&self.target.load()) {
+        if let Some(error) = self.of_database(wait.who.asks, stage) {
             return error.hint(format!(
                 "pgfunnel kept trying for borrow_timeout ({:?}); pool {}: {}.",
                 settings.borrow_timeout,
@@ -234,6 +230,30 @@ impl Pool {
                 self.figures()
             ));
         }
+        self.no_backend(settings, stage)
+    }
+
+    /// What the database answered last, if that was an error; or that it has said nothing for most of the time that a client
+    /// has waited since `asked`, while nothing was lent that could have come back.
+    fn of_database(&self, asked: Moment, stage: usize) -> Option<Error> {
+        let target = self.target.load();
+        if let Some(error) = self.connector.last_error(&target) {
+            return Some(error);
+        }
+        let silent = self.connector.silent()?;
+        // A user's limit is shared with other pools, whose leases may be what it waits for.
+        let elsewhere = stage == 1 && self.connector.connecting() < self.user.size();
+        let blame = self.active.load(Ordering::Acquire) == 0 && !elsewhere && 2 * silent >= Moment::now().since(asked);
+        blame.then(|| target.unreachable(&format!("no answer for {:.1} s", silent.as_secs_f64())))
+    }
+
+    /// 53300, naming the limit at whose gate the time ran out: 0 the application's, 1 the user's, 2 the pool's.
+    fn no_backend(&self, settings: &PoolSettings, stage: usize) -> Error {
+        let narrow = match (stage, settings.max_leases_per_application) {
+            (0, Some(cap)) => Some(("max_leases_per_application", cap)),
+            (1, _) => Some(("max_leases of this user", self.user.size())),
+            _ => None,
+        };
         Error::new(
             Side::Proxy,
             SqlState::TOO_MANY_CONNECTIONS,

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
 
 use super::gate::{Gate, Place, Waiting};
+use super::waits::Waits;
 use super::{Lease, Member, Places, Pool, Stored, shutting_down};
 use crate::backend::{Backend, ConnectError, Failed, Target, connect};
 use crate::clock::Moment;
@@ -47,6 +48,8 @@ struct Trouble {
 pub(super) struct Connector {
     slots: Arc<Gate>,
     connecting: AtomicUsize,
+    /// Since when those go on that do.
+    attempts: Mutex<Waits>,
     /// Attempts that wait for the right to connect.
     reserving: AtomicUsize,
     returned: Notify,
@@ -62,6 +65,7 @@ impl Connector {
         Self {
             slots: Gate::new(concurrency),
             connecting: AtomicUsize::new(0),
+            attempts: Mutex::default(),
             reserving: AtomicUsize::new(0),
             returned: Notify::new(),
             trouble: Mutex::new(None),
@@ -78,6 +82,15 @@ impl Connector {
     /// Whether there has ever been a backend.
     pub(super) fn is_proven(&self) -> bool {
         self.proven.load(Ordering::Acquire)
+    }
+
+    /// For how long the database has not let us in, where the oldest attempt is under way; `None`: none is.
+    pub(super) fn silent(&self) -> Option<Duration> {
+        self.attempts().oldest().map(|began| Moment::now().since(began))
+    }
+
+    fn attempts(&self) -> std::sync::MutexGuard<'_, Waits> {
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn resize(&self, concurrency: usize) {
@@ -132,6 +145,27 @@ impl Connector {
             }
             _ => Ok(None),
         }
+    }
+}
+
+/// An attempt while it goes on.
+struct Attempt<'a> {
+    connector: &'a Connector,
+    began: Moment,
+    _counted: Waiting<'a>,
+}
+
+impl<'a> Attempt<'a> {
+    fn new(connector: &'a Connector) -> Self {
+        let began = Moment::now();
+        connector.attempts().enter(began);
+        Self { connector, began, _counted: Waiting::new(&connector.connecting) }
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        self.connector.attempts().leave(self.began);
     }
 }
 
@@ -197,7 +231,7 @@ impl Pool {
         let generation = self.generation.load(Ordering::Acquire);
         let target = self.target.load_full();
         let opened = {
-            let _connecting = Waiting::new(&self.connector.connecting);
+            let _attempt = Attempt::new(&self.connector);
             connect(&target).await
         };
         match opened {

@@ -226,6 +226,11 @@ impl Pool {
         self.connector.recent_error(&self.target.load())
     }
 
+    /// How long the database has not answered a login that is under way; `None`: none is.
+    pub fn silent(&self) -> Option<Duration> {
+        self.connector.silent()
+    }
+
     /// How many of its backends are idle.
     pub fn idle(&self) -> usize {
         self.store.len()
