@@ -130,6 +130,8 @@ fn a_pause_ends_by_itself_for_who_has_waited_too_long() -> Result {
     let error = client.query("select 1")?.error();
     assert_eq!((error.code.as_str(), error.hint.contains("RESUME")), ("57P03", true), "{error:?}");
     assert_eq!(proxy.metric("pgfunnel_refusals_total", &["setting=\"pause_timeout\""])?, 1.0);
+    let timed_out = proxy.metric("pgfunnel_borrow_wait_seconds_count", &["outcome=\"timed_out\""])?;
+    assert_eq!(timed_out, 0.0, "that is for who got 53300");
     console.order("RESUME app")?;
     assert_eq!(client.value("select 1")?, "1");
     // A resume gives everybody the whole of borrow_timeout again.

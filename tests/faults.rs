@@ -15,6 +15,14 @@ fn kill_all(cluster: &Cluster) -> Result {
     eventually("they are gone", || Ok(cluster.backends()? == 0))
 }
 
+/// Those who watch are not sent to `pool_size` where it is the database's fault.
+fn nobody_was_refused(proxy: &Proxy) -> Result {
+    assert_eq!(proxy.metric("pgfunnel_refusals_total", &[])?, 0.0);
+    let waits = |outcome| proxy.metric("pgfunnel_borrow_wait_seconds_count", &[outcome]);
+    assert_eq!((waits("outcome=\"timed_out\"")?, waits("outcome=\"refused\"")?), (0.0, 1.0));
+    Ok(())
+}
+
 #[test]
 fn a_backend_killed_in_mid_query() -> Result {
     let cluster = Cluster::start()?;
@@ -148,7 +156,7 @@ fn nobody_listens_there() -> Result {
     let error = proxy.target().first_error()?;
     assert!(error.code.starts_with("08"), "{error:?}");
     assert!(format!("{error:?}").contains(&port.number().to_string()), "says where: {error:?}");
-    Ok(())
+    nobody_was_refused(&proxy)
 }
 
 #[test]
@@ -169,7 +177,7 @@ fn a_database_that_accepts_connections_and_says_nothing() -> Result {
     assert!(!text.contains("pool_size") && text.contains("borrow_timeout"), "{text}");
     let database = ["side=\"database\"", "sqlstate=\"08001\""];
     assert_eq!(proxy.metric("pgfunnel_errors_total", &database)?, 1.0);
-    Ok(())
+    nobody_was_refused(&proxy)
 }
 
 #[test]

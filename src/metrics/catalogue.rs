@@ -58,8 +58,8 @@ catalogue! {
     gauge OLDEST_WAITER_SECONDS = "pgfunnel_oldest_waiter_seconds" [database, user]
         "How long the client has been waiting for a backend that waits longest.";
     histogram BORROW_WAIT_SECONDS = "pgfunnel_borrow_wait_seconds" [database, user, outcome]
-        "Time from asking for a backend to the answer, by outcome: at_once, waited, timed_out (borrow_timeout), \
-         refused (max_waiting, or the database's own error), left (the client went, or cancelled).";
+        "Time from asking for a backend to the answer, by outcome: at_once, waited, timed_out (borrow_timeout: \
+         53300), refused (max_waiting, pause_timeout, or the database's error), left (the client went, or cancelled).";
     histogram LEASE_HELD_SECONDS = "pgfunnel_lease_held_seconds" [database, user]
         "How long clients held a backend.";
     histogram QUERY_SECONDS = "pgfunnel_query_seconds" [database, user]
@@ -107,7 +107,8 @@ catalogue! {
          (pgfunnel ends, or was told to end it), database (its backend was lost), error (anything else, such as a \
          broken protocol).";
     counter REFUSALS = "pgfunnel_refusals_total" [setting]
-        "Clients refused by a limit, by the name of the setting.";
+        "Clients refused by a limit, by the name of the setting. Who waited in vain for a database that cannot be reached, \
+         or refuses pgfunnel, is not among them.";
     counter TIMEOUTS = "pgfunnel_timeouts_total" [setting]
         "Statements cancelled (query_timeout) and clients ended (idle_transaction_timeout, client_idle_timeout, \
          client_login_timeout) because a limit of time has passed, by the name of the setting.";

@@ -106,9 +106,9 @@ pub struct BorrowWait {
     pub at_once: Histogram,
     /// A lease after a wait.
     pub waited: Histogram,
-    /// `borrow_timeout` passed.
+    /// `borrow_timeout` passed, and it was not the database's fault.
     pub timed_out: Histogram,
-    /// Refused: the queue is full, or the database refuses us.
+    /// Refused: the queue is full, the pool was held for too long, or the database refuses us or cannot be reached.
     pub refused: Histogram,
     /// The client was gone, or cancelled, before.
     pub left: Histogram,

@@ -134,8 +134,8 @@ impl Pool {
             Some(Ok(lease)) => (&self.metrics.borrow_wait.waited, Ok(lease)),
             Some(Err(error)) => (&self.metrics.borrow_wait.refused, Err(error)),
             None => {
-                let refused = self.timed_out(&wait, &settings, stage.load(Ordering::Relaxed));
-                (&self.metrics.borrow_wait.timed_out, Err(refused))
+                let (outcome, error) = self.timed_out(&wait, &settings, stage.load(Ordering::Relaxed));
+                (outcome, Err(error))
             }
         };
         wait.outcome = Some(outcome);
@@ -210,27 +210,25 @@ impl Pool {
         )
     }
 
-    /// Why the time ran out.
+    /// Why the time ran out, and how that is counted. What the database is to blame for is no refusal of ours: who is told
+    /// to raise a limit then is misled.
     #[cold]
-    fn timed_out(&self, wait: &Wait<'_>, settings: &PoolSettings, stage: usize) -> Error {
+    fn timed_out(&self, wait: &Wait<'_>, settings: &PoolSettings, stage: usize) -> (&Histogram, Error) {
+        let outcomes = &self.metrics.borrow_wait;
         if self.is_held() {
             metrics().count_refusal("pause_timeout");
-            return paused(settings);
+            return (&outcomes.refused, paused(settings));
         }
-        metrics().count_refusal(match stage {
-            0 if settings.max_leases_per_application.is_some() => "max_leases_per_application",
-            1 => "max_leases",
-            _ => "borrow_timeout",
-        });
         if let Some(error) = self.of_database(wait.who.asks, stage) {
-            return error.hint(format!(
+            let error = error.hint(format!(
                 "pgfunnel kept trying for borrow_timeout ({:?}); pool {}: {}.",
                 settings.borrow_timeout,
                 self.key,
                 self.figures()
             ));
+            return (&outcomes.refused, error);
         }
-        self.no_backend(settings, stage)
+        (&outcomes.timed_out, self.no_backend(settings, stage))
     }
 
     /// What the database answered last, if that was an error; or that it has said nothing for most of the time that a client
@@ -249,11 +247,12 @@ impl Pool {
 
     /// 53300, naming the limit at whose gate the time ran out: 0 the application's, 1 the user's, 2 the pool's.
     fn no_backend(&self, settings: &PoolSettings, stage: usize) -> Error {
-        let narrow = match (stage, settings.max_leases_per_application) {
-            (0, Some(cap)) => Some(("max_leases_per_application", cap)),
-            (1, _) => Some(("max_leases of this user", self.user.size())),
-            _ => None,
+        let (counted, narrow) = match (stage, settings.max_leases_per_application) {
+            (0, Some(cap)) => ("max_leases_per_application", Some(("max_leases_per_application", cap))),
+            (1, _) => ("max_leases", Some(("max_leases of this user", self.user.size()))),
+            _ => ("borrow_timeout", None),
         };
+        metrics().count_refusal(counted);
         Error::new(
             Side::Proxy,
             SqlState::TOO_MANY_CONNECTIONS,

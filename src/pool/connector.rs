@@ -102,9 +102,13 @@ impl Connector {
         self.surveyed.store(false, Ordering::Release);
     }
 
-    /// The database's own error, if the last attempts failed.
+    /// The database's own error, if the last attempts failed and others go on, or ended a moment ago: an error of long ago is
+    /// not what keeps anybody waiting.
     pub(super) fn last_error(&self, target: &Target) -> Option<Error> {
-        self.trouble().as_ref().map(|trouble| trouble.error.to_error(target))
+        match self.connecting() {
+            0 => self.recent_error(target),
+            _ => self.trouble().as_ref().map(|trouble| trouble.error.to_error(target)),
+        }
     }
 
     /// The same, if the next attempt's time was not long ago.
