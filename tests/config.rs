@@ -408,10 +408,27 @@ fn other_warnings() {
             format!("[users.q]\nsecret = '{SCRAM}'\n{DATABASE}unlisted_users = 'auth_query'\nauth_query_user = 'q'\n"),
             "auth_query_user = \"q\" in [databases.app]: has no password to log in to PostgreSQL with",
         ),
+        (
+            format!("http_from = ['10.0.0.0/8', '0.0.0.0/0']\n{DATABASE}"),
+            ":1: http_from = \"0.0.0.0/0\": shows the live page and the metrics to everybody; set http_token, too",
+        ),
+        (
+            format!("http_token = 'hunter2'\nproxy_protocol_from = '::/0'\n{DATABASE}"),
+            ":2: proxy_protocol_from = \"::/0\": lets everybody say where they come from",
+        ),
+        (
+            format!("{DATABASE}pool_size = 9\nmax_backends = 3\n"),
+            ":4: max_backends = 3 in [databases.app]: the pool_size of 9 can never be reached",
+        ),
+        (format!("{DATABASE}[users.\"*\"]\nsecret = '{SCRAM}'\n"), ":3: [users.\"*\"]: is the user of this very name"),
     ] {
         let (_, warnings) = Case::new(&toml).accepted();
         assert!(warnings.contains(part), "no {part:?} in:\n{warnings}");
     }
+    // What bounds after all.
+    let bounded = "http_from = '0.0.0.0/0'\nhttp_token = 'hunter2'\nproxy_protocol_from = '10.0.0.0/8'\n";
+    let toml = format!("{bounded}{DATABASE}pool_size = 3\nmax_backends = 3\n[users.app]\nsecret = '{SCRAM}'\n");
+    assert_eq!(Case::new(&toml).accepted().1, "");
 }
 
 #[test]

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::raw::{self, Raw, Scope, Unlisted};
-use super::source::{Report, Source};
+use super::source::{Report, Source, Sourced};
 use super::validate::{check_pool, or, pool_settings};
-use super::{Database, PoolSettings, UnlistedUsers, defaults, tls};
+use super::{Database, PoolSettings, PoolSize, UnlistedUsers, defaults, tls};
 
 /// The name that stands for every other.
 const ANY: &str = "*";
@@ -47,6 +47,7 @@ fn database(name: &str, entry: &raw::Database, defaults: &PoolSettings, report: 
     };
     let pool = pool_settings(defaults.clone(), &entry.pool);
     check_pool(&pool, &entry.pool, report);
+    check_max_backends(&pool, &target.max_backends, &place, report);
     Some(Database {
         host: host.value.clone(),
         port: u16::try_from(or(&target.port, usize::from(defaults::PORT))).unwrap_or(defaults::PORT),
@@ -56,6 +57,22 @@ fn database(name: &str, entry: &raw::Database, defaults: &PoolSettings, report: 
         unlisted_users: unlisted_users(target, &source, &place, report),
         pool,
     })
+}
+
+/// A bound of all users' backends that a single pool would exceed.
+fn check_max_backends(
+    pool: &PoolSettings,
+    max_backends: &Option<Sourced<Option<usize>>>,
+    place: &str,
+    report: &mut Report,
+) {
+    let (Some(Sourced { value: Some(most), source, .. }), PoolSize::Count(size)) = (max_backends, pool.size) else {
+        return;
+    };
+    if *most < size {
+        let message = format!("max_backends = {most}{place}: the pool_size of {size} can never be reached");
+        report.warning(source, message);
+    }
 }
 
 fn unlisted_users(target: &raw::Target, source: &Source, place: &str, report: &mut Report) -> UnlistedUsers {

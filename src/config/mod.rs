@@ -151,6 +151,11 @@ pub struct Network {
 }
 
 impl Network {
+    /// Whether every address (of its family) is in it.
+    pub fn is_everywhere(&self) -> bool {
+        self.prefix == 0
+    }
+
     /// Whether an address is in it. An IPv4 address that is written as IPv6 is the same address.
     pub fn contains(&self, ip: IpAddr) -> bool {
         let bits = |ip: IpAddr| match ip.to_canonical() {

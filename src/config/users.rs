@@ -242,6 +242,11 @@ pub(super) fn check(raw: &Raw, config: &Config, report: &mut Report) {
         }
     }
     warn_of_md5(config, report);
+    if let Some(source) = raw.users.get("*").and_then(|user| user.declared.as_ref()) {
+        let message = "[users.\"*\"]: is the user of this very name, and no other; users that are not listed are up to \
+                       the unlisted_users of their database";
+        report.warning(source, message);
+    }
     let can_log_in = config.auth == ClientAuth::Trust
         || config.users.values().any(|user| user.secret.is_some())
         || config.databases.values().chain(&config.any_database).any(|one| one.unlisted_users != UnlistedUsers::Refuse);

@@ -12,8 +12,8 @@ use super::raw::{self, Raw};
 use super::set::Written;
 use super::source::{ConfigErrors, Report, Source, Sourced};
 use super::{
-    ClientAuth, ClientTlsMode, CloudWatch, Config, Console, Database, HttpAccess, ListenAddr, PoolSettings, PoolSize,
-    UnlistedUsers, User, databases, defaults, files, tls, users,
+    ClientAuth, ClientTlsMode, CloudWatch, Config, Console, Database, HttpAccess, ListenAddr, Network, PoolSettings,
+    PoolSize, UnlistedUsers, User, databases, defaults, files, tls, users,
 };
 
 /// What fits `sun_path` with its NUL (unix(7): 108 bytes on Linux; the others have 104).
@@ -62,6 +62,7 @@ pub(super) fn config(written: Arc<Written>, mut report: Report) -> Result<Config
         warnings: Vec::new(),
     };
     check_auth(general, &config, report_to);
+    check_networks(general, &config, report_to);
     check_console(raw, &config, report_to);
     users::check(raw, &config, report_to);
     let warnings = report.finish()?;
@@ -274,6 +275,25 @@ fn check_auth(general: &raw::General, config: &Config, report: &mut Report) {
         let message = "unlisted_users = \"pass_through\" works only on loopback until client_tls_cert and \
                        client_tls_key are set: passwords are only asked for where nobody can read them";
         report.warning(&Source::Configuration, message);
+    }
+}
+
+/// Networks that are no bound: everybody is in them.
+fn check_networks(general: &raw::General, config: &Config, report: &mut Report) {
+    let http = general.http_from.as_ref().filter(|_| config.http_listen.is_some() && config.http.token.is_none());
+    let keys = [
+        ("http_from", http, "shows the live page and the metrics to everybody; set http_token, too"),
+        (
+            "proxy_protocol_from",
+            general.proxy_protocol_from.as_ref(),
+            "lets everybody say where they come from, and logs and limits believe it; name the load balancer's networks",
+        ),
+    ];
+    for (key, written, what) in keys {
+        let Some(networks) = written else { continue };
+        if let Some(Network { addr, .. }) = networks.value.iter().find(|network| network.is_everywhere()) {
+            report.warning(&networks.source, format!("{key} = \"{addr}/0\": {what}"));
+        }
     }
 }
 
