@@ -190,7 +190,32 @@ fn a_wrong_backend_password_is_told_in_the_databases_words() -> Result {
     let error = proxy.target().first_error()?;
     assert_eq!(error.code, "28P01", "{error:?}");
     assert!(start.elapsed() < Duration::from_secs(15), "at once, not after borrow_timeout");
+    assert!(error.detail.contains("pgfunnel's own login as \"app\""), "not the client's: {error:?}");
+    assert!(error.hint.contains("backend_password of [users.app]"), "{error:?}");
     assert!(!proxy.log().contains("outdated"), "a password in the log");
+    Ok(())
+}
+
+#[test]
+fn what_postgresql_refuses_pgfunnel_names_the_setting() -> Result {
+    let cluster = Cluster::start()?;
+    let unknown = Config::of(&cluster).database("dbname = \"elsewhere\"").console().spawn()?;
+    let fake = Fake::play(|conversation| {
+        conversation.startup()?;
+        Ok(conversation.send(&reply::error("FATAL", "28000", "no pg_hba.conf entry for host"))?)
+    })?;
+    let shut_out = Config::port(fake.port()).console().spawn()?;
+    for (proxy, code, hint, sentence) in [
+        (unknown, "3D000", "\"elsewhere\" is the name on the server", "look at dbname"),
+        (shut_out, "28000", "pg_hba.conf", "look at the server's pg_hba.conf"),
+    ] {
+        eventually("it listens", || Ok(matches!(proxy.get("/healthz"), Ok((200, _)))))?;
+        let error = proxy.target().first_error()?;
+        assert_eq!(error.code, code, "{error:?}");
+        assert!(error.detail.contains("pgfunnel's own login") && error.hint.contains(hint), "{error:?}");
+        let said = proxy.console().connect()?.table("SHOW DIAGNOSIS")?[0]["sentence"].clone();
+        assert!(said.contains(sentence), "{said}");
+    }
     Ok(())
 }
 

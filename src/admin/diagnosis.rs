@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::error::SqlState;
+
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
@@ -67,8 +69,8 @@ pub struct PoolFacts {
     pub needed: usize,
     /// Connections that the database has left; `None`: not known.
     pub free: Option<usize>,
-    /// Why the last backend could not be opened, if that was a moment ago.
-    pub unreachable: Option<String>,
+    /// Why the last backend could not be opened, if that was a moment ago: SQLSTATE and message.
+    pub unreachable: Option<(SqlState, String)>,
     /// How long the database has not answered a login that is under way; zero: none is.
     pub silent: Duration,
     /// Of all clients that hold a backend or wait for one, those of the caller with the most.
@@ -145,12 +147,18 @@ fn paused(pool: &PoolFacts) -> Option<Diagnosis> {
 }
 
 fn unreachable(pool: &PoolFacts) -> Option<Diagnosis> {
-    let why = pool.unreachable.as_ref()?;
+    let (code, why) = pool.unreachable.as_ref()?;
     let waiting = waiting(pool).unwrap_or_else(|| "nobody waits yet".to_owned());
-    Some(trouble(format!(
-        "pool {} cannot open backends ({why}); {waiting}; look at the database, its host in [databases] and its log",
-        pool.name
-    )))
+    let look = match code.code() {
+        "28P01" => "this user's backend_password or password in [users], the userlist or DATABASE_URL",
+        "28000" => "the server's pg_hba.conf, tls in [databases], and the role and its secret",
+        "3D000" => "dbname of the database's entry in [databases]",
+        "53300" => {
+            "the server's max_connections (or the role's or database's CONNECTION LIMIT), and who else uses them"
+        }
+        _ => "the database, its host in [databases] and its log",
+    };
+    Some(trouble(format!("pool {} cannot open backends ({why}); {waiting}; look at {look}", pool.name)))
 }
 
 /// Every backend is lent, and clients wait.
@@ -282,104 +290,5 @@ fn notice(sentence: String) -> Diagnosis {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn holders(count: usize, caller: &str, of_caller: usize, seconds: f64) -> Holders {
-        Holders { count, caller: caller.into(), of_caller, longest: Duration::from_secs_f64(seconds) }
-    }
-
-    fn pool() -> PoolFacts {
-        PoolFacts {
-            name: "app/api".into(),
-            size: 20,
-            active: 20,
-            waiting: holders(30, "api", 30, 1.5),
-            idle_transaction_timeout: Some(Duration::from_secs(60)),
-            ..PoolFacts::default()
-        }
-    }
-
-    fn of(pool: PoolFacts) -> (Severity, String) {
-        let facts = Facts { clients: 50, max_clients: 1000, draining: false, pools: vec![pool] };
-        let Diagnosis { severity, sentence } = diagnose(&facts);
-        (severity, sentence)
-    }
-
-    #[test]
-    fn the_reason_is_named_with_what_to_look_at() {
-        let free = Some(50);
-        for (case, expected) in [
-            (
-                PoolFacts { in_transaction: holders(20, "report-fn", 17, 8.2), ..pool() },
-                "pool app/api is saturated: 20 of 20 backends are lent; 20 are idle in transaction, 17 held by `report-fn`, \
-                 the longest for 8.2 s; look at what it does before COMMIT, or lower idle_transaction_timeout (60 s); \
-                 30 clients wait, the first for 1.5 s",
-            ),
-            (
-                PoolFacts { pinned: holders(15, "lock-fn", 15, 300.0), pin_reason: Some("advisory_lock"), ..pool() },
-                "15 are pinned (advisory_lock), all held by `lock-fn`, the longest for 5 min",
-            ),
-            (
-                PoolFacts { running: holders(20, "slow-fn", 20, 12.0), ..pool() },
-                "20 run statements, all held by `slow-fn`, the longest for 12 s",
-            ),
-            (
-                PoolFacts { running: holders(20, "a", 4, 0.1), greatest: ("storm-fn".into(), 40), ..pool() },
-                "`storm-fn` asks for 40 of 50; raise pool_size, or set max_leases_per_application",
-            ),
-            (PoolFacts { needed: 35, free, ..pool() }, "35 would be enough: raise pool_size"),
-            (PoolFacts { needed: 35, free: Some(3), ..pool() }, "the database has only 3 connections left"),
-            (
-                PoolFacts { active: 7, free: Some(0), ..pool() },
-                "gets no more than 7 of 20 backends; the database has no",
-            ),
-            (PoolFacts { active: 7, ..pool() }, "gets no more than 7 of 20 backends; max_backends"),
-            (
-                PoolFacts { active: 0, silent: Duration::from_secs(3), ..pool() },
-                "no more than 0 of 20 backends; the database has not answered a login for 3.0 s: look at it",
-            ),
-            (
-                PoolFacts { active: 0, unreachable: Some("connection refused".into()), ..pool() },
-                "pool app/api cannot open backends (connection refused); 30 clients wait",
-            ),
-            (
-                PoolFacts { active: 0, paused: true, ..pool() },
-                "pool app/api is paused by an operator; 30 clients wait, the first for 1.5 s; RESUME",
-            ),
-        ] {
-            let (severity, sentence) = of(case);
-            assert_eq!(severity, Severity::Trouble, "{sentence}");
-            assert!(sentence.contains(expected), "{sentence}\n{expected}");
-        }
-    }
-
-    #[test]
-    fn a_busy_pool_without_waiters_is_well() {
-        let busy = PoolFacts { waiting: holders(3, "api", 3, 0.02), ..pool() };
-        assert_eq!(of(busy).0, Severity::Well);
-        let held =
-            PoolFacts { active: 3, waiting: Holders::default(), in_transaction: holders(1, "x", 1, 9.0), ..pool() };
-        assert_eq!(of(held).0, Severity::Notice);
-        let paused = PoolFacts { active: 0, waiting: Holders::default(), paused: true, ..pool() };
-        assert_eq!(of(paused).0, Severity::Notice);
-        let pinned = Holders { count: 1, ..Holders::default() };
-        let (_, sentence) = of(PoolFacts { active: 2, pinned, paused: true, ..pool() });
-        assert!(sentence.contains("2 backends are still lent, 1 of them to pinned clients"), "{sentence}");
-    }
-
-    #[test]
-    fn the_process_has_its_own_limits() {
-        let facts = |clients, draining| Facts { clients, max_clients: 100, draining, pools: Vec::new() };
-        assert_eq!(diagnose(&facts(100, false)).severity, Severity::Trouble);
-        assert_eq!(diagnose(&facts(90, false)).severity, Severity::Notice);
-        assert_eq!(diagnose(&facts(3, false)).severity, Severity::Well);
-        assert!(diagnose(&facts(3, true)).sentence.contains("draining"));
-    }
-
-    #[test]
-    fn a_nameless_caller_and_a_long_name() {
-        assert_eq!(caller(""), "clients without application_name");
-        assert_eq!(caller(&"x".repeat(500)).len(), 65);
-    }
-}
+#[path = "diagnosis_tests.rs"]
+mod tests;

@@ -218,7 +218,7 @@ fn facts(pool: &Pool, survey: &Survey) -> PoolFacts {
         needed: pool.needed(&sample, Duration::from_secs(10)),
         free: pool.headroom().map(|headroom| headroom.free()),
         paused: pool.is_held(),
-        unreachable: pool.unreachable().map(|error| error.message.to_string()),
+        unreachable: pool.unreachable().map(|error| (error.code.clone(), error.message.to_string())),
         silent: pool.silent().unwrap_or_default(),
         greatest: greatest.map_or_else(Default::default, |(name, clock)| (name.to_string(), clock.demand())),
         idle_transaction_timeout: settings.idle_transaction_timeout,

@@ -234,15 +234,14 @@ impl Pool {
     /// What the database answered last, if that was an error; or that it has said nothing for most of the time that a client
     /// has waited since `asked`, while nothing was lent that could have come back.
     fn of_database(&self, asked: Moment, stage: usize) -> Option<Error> {
-        let target = self.target.load();
-        if let Some(error) = self.connector.last_error(&target) {
-            return Some(error);
+        if let Some(error) = self.connector.last_error() {
+            return Some(self.told(&error, &self.target.load()));
         }
         let silent = self.connector.silent()?;
         // A user's limit is shared with other pools, whose leases may be what it waits for.
         let elsewhere = stage == 1 && self.connector.connecting() < self.user.size();
         let blame = self.active.load(Ordering::Acquire) == 0 && !elsewhere && 2 * silent >= Moment::now().since(asked);
-        blame.then(|| target.unreachable(&format!("no answer for {:.1} s", silent.as_secs_f64())))
+        blame.then(|| self.target.load().unreachable(&format!("no answer for {:.1} s", silent.as_secs_f64())))
     }
 
     /// 53300, naming the limit at whose gate the time ran out: 0 the application's, 1 the user's, 2 the pool's.

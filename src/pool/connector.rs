@@ -104,18 +104,18 @@ impl Connector {
 
     /// The database's own error, if the last attempts failed and others go on, or ended a moment ago: an error of long ago is
     /// not what keeps anybody waiting.
-    pub(super) fn last_error(&self, target: &Target) -> Option<Error> {
+    pub(super) fn last_error(&self) -> Option<ConnectError> {
         match self.connecting() {
-            0 => self.recent_error(target),
-            _ => self.trouble().as_ref().map(|trouble| trouble.error.to_error(target)),
+            0 => self.recent_error(),
+            _ => self.trouble().as_ref().map(|trouble| trouble.error.clone()),
         }
     }
 
     /// The same, if the next attempt's time was not long ago.
-    pub(super) fn recent_error(&self, target: &Target) -> Option<Error> {
+    pub(super) fn recent_error(&self) -> Option<ConnectError> {
         let trouble = self.trouble();
         let recent = trouble.as_ref().filter(|trouble| trouble.until + RECENT > Instant::now());
-        recent.map(|trouble| trouble.error.to_error(target))
+        recent.map(|trouble| trouble.error.clone())
     }
 
     /// Forgets failures, because what caused them (a password, an address) was changed.
@@ -138,13 +138,13 @@ impl Connector {
     ///
     /// # Errors
     /// The last attempt's error, where another would only yield the same.
-    fn pause(&self, target: &Target) -> Result<Option<Instant>, Error> {
+    fn pause(&self) -> Result<Option<Instant>, ConnectError> {
         match &*self.trouble() {
             Some(trouble) if trouble.until > Instant::now() => {
                 if trouble.error.is_passing() {
                     Ok(Some(trouble.until))
                 } else {
-                    Err(trouble.error.to_error(target))
+                    Err(trouble.error.clone())
                 }
             }
             _ => Ok(None),
@@ -184,7 +184,7 @@ pub(super) fn give_up(failed: Failed, places: Vec<Place>) {
 impl Pool {
     /// One attempt to open a backend for who holds `places`.
     pub(super) async fn connect(self: &Arc<Self>, places: Places, deadline: Instant) -> Result<Outcome, Error> {
-        if let Some(until) = self.connector.pause(&self.target.load())? {
+        if let Some(until) = self.connector.pause().map_err(|error| self.told(&error, &self.target.load()))? {
             tokio::time::sleep_until(until.min(deadline).into()).await;
             return Ok(Outcome::Again(places));
         }
@@ -202,7 +202,7 @@ impl Pool {
 
     /// As [`Pool::connect`], for nobody in particular: no pause is waited out.
     pub(super) async fn connect_spare(self: &Arc<Self>, places: Places, deadline: Instant) -> Result<Outcome, Error> {
-        match self.connector.pause(&self.target.load())? {
+        match self.connector.pause().map_err(|error| self.told(&error, &self.target.load()))? {
             Some(_) => Ok(Outcome::Again(places)),
             None => self.attempt(places, deadline, true).await,
         }
@@ -228,7 +228,7 @@ impl Pool {
         // Looked at behind the bounds: who pauses the pool waits for those who are there, and all others see it here.
         if self.is_held()
             || (self.store.len() > 0 && !spare)
-            || self.connector.pause(&self.target.load()).is_ok_and(|pause| pause.is_some())
+            || self.connector.pause().is_ok_and(|pause| pause.is_some())
         {
             return Ok(Outcome::Again(places));
         }
@@ -252,7 +252,7 @@ impl Pool {
                 if target.demands_tls() {
                     self.metrics.connects_tls.inc();
                 }
-                let told = failed.error.to_error(&target);
+                let told = self.told(&failed.error, &target);
                 counted!(WARN, "connecting to the database failed", self.key, told.code.code(), {}, "{told}");
                 metrics().count_connect_error(&told);
                 self.connector.failed(failed.error.clone());

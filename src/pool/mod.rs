@@ -12,6 +12,7 @@ mod hold;
 mod lease;
 mod params;
 mod pressure;
+mod refused;
 mod registry;
 mod reload;
 mod roster;
@@ -223,7 +224,7 @@ impl Pool {
 
     /// Why backends cannot be opened, if that was so a moment ago.
     pub fn unreachable(&self) -> Option<Error> {
-        self.connector.recent_error(&self.target.load())
+        self.connector.recent_error().map(|error| self.told(&error, &self.target.load()))
     }
 
     /// How long the database has not answered a login that is under way; `None`: none is.
