@@ -78,7 +78,7 @@ fn clients_that_ask_again_at_once_need_one_each() -> Result {
 #[test]
 fn every_end_of_a_wait_is_told_apart() -> Result {
     let cluster = Cluster::start()?;
-    let config = Config::of(&cluster).top("pool_size = 1\nborrow_timeout = \"500ms\"\nmax_waiting = 2");
+    let config = Config::of(&cluster).top("pool_size = 1\nborrow_timeout = \"500ms\"\nmax_waiting = 2").console();
     let proxy = config.start()?;
     let waits =
         |outcome: &str| proxy.metric("pgfunnel_borrow_wait_seconds_count", &[&format!("outcome=\"{outcome}\"")]);
@@ -95,6 +95,12 @@ fn every_end_of_a_wait_is_told_apart() -> Result {
     // One goes, the other waits to the end.
     clients.remove(1).reset()?;
     assert_eq!(clients[0].read_ready(1)?.error().code, "53300");
+    // Nobody waits any more, and yet all is not well.
+    let said = proxy.console().connect()?.table("SHOW DIAGNOSIS")?[0]["sentence"].clone();
+    assert!(
+        said.contains("refused a client") && said.contains("borrow_timeout (500ms); 1 of 1 backends are lent"),
+        "{said}"
+    );
     eventually("both are counted", || Ok((waits("left")?, waits("timed_out")?) == (1.0, 1.0)))?;
     assert_eq!(refused("borrow_timeout")?, 1.0);
     assert_eq!(proxy.metric("pgfunnel_oldest_waiter_seconds", &[])?, 0.0);

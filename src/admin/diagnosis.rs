@@ -46,6 +46,17 @@ pub struct Facts {
     pub draining: bool,
     /// Its pools.
     pub pools: Vec<PoolFacts>,
+    /// The last client that a limit refused in its login.
+    pub refused: Option<Refusal>,
+}
+
+/// A client that a limit refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// What it was told.
+    pub message: String,
+    /// How long ago; a moment, or it says nothing of now.
+    pub ago: Duration,
 }
 
 /// A pool at one moment.
@@ -81,6 +92,8 @@ pub struct PoolFacts {
     pub max_leases_per_application: Option<usize>,
     /// Held by an operator: nobody gets a backend.
     pub paused: bool,
+    /// The last client that a limit refused a backend of it.
+    pub refused: Option<Refusal>,
     /// The commonest reason of its pins.
     pub pin_reason: Option<&'static str>,
 }
@@ -130,6 +143,9 @@ pub fn diagnose(facts: &Facts) -> Diagnosis {
         .into_iter()
         .find_map(worst)
         .or_else(|| full(facts))
+        .or_else(|| worst(refused))
+        .or_else(|| turned_away(facts))
+        .or_else(|| crowded(facts))
         .or_else(|| worst(held))
         .unwrap_or_else(|| well(facts))
 }
@@ -164,6 +180,12 @@ fn unreachable(pool: &PoolFacts) -> Option<Diagnosis> {
 /// Every backend is lent, and clients wait.
 fn saturated(pool: &PoolFacts) -> Option<Diagnosis> {
     let waiting = waiting(pool)?;
+    let cause = cause(pool)?;
+    Some(trouble(format!("pool {} is saturated: {cause}; {waiting}", pool.name)))
+}
+
+/// Who has the backends, if every one is lent.
+fn cause(pool: &PoolFacts) -> Option<String> {
     if pool.active < pool.size {
         return None;
     }
@@ -183,10 +205,7 @@ fn saturated(pool: &PoolFacts) -> Option<Diagnosis> {
     } else {
         small(pool)
     };
-    Some(trouble(format!(
-        "pool {} is saturated: {} of {} backends are lent; {why}; {waiting}",
-        pool.name, pool.active, pool.size
-    )))
+    Some(format!("{} of {} backends are lent; {why}", pool.active, pool.size))
 }
 
 fn silent(pool: &PoolFacts) -> String {
@@ -236,11 +255,29 @@ fn starved(pool: &PoolFacts) -> Option<Diagnosis> {
     Some(trouble(format!("pool {} gets no more than {active} of {size} backends; {why}; {waiting}", pool.name)))
 }
 
+/// Nobody waits any more, since who did was refused.
+fn refused(pool: &PoolFacts) -> Option<Diagnosis> {
+    let Refusal { message, ago } = pool.refused.as_ref()?;
+    let now = cause(pool).unwrap_or_else(|| format!("now {} of {} backends are lent", pool.active, pool.size));
+    Some(trouble(format!("pool {} refused a client {} ago: {message}; {now}", pool.name, time(*ago))))
+}
+
+fn turned_away(facts: &Facts) -> Option<Diagnosis> {
+    let Refusal { message, ago } = facts.refused.as_ref()?;
+    Some(trouble(format!(
+        "a login was refused {} ago: {message}; raise that limit, or look at who takes it up",
+        time(*ago)
+    )))
+}
+
 fn full(facts: &Facts) -> Option<Diagnosis> {
+    let most = facts.max_clients;
+    let sentence = format!("max_clients is reached ({most}): more clients are refused; raise max_clients");
+    (facts.clients >= most).then(|| trouble(sentence))
+}
+
+fn crowded(facts: &Facts) -> Option<Diagnosis> {
     let (clients, most) = (facts.clients, facts.max_clients);
-    if clients >= most {
-        return Some(trouble(format!("max_clients is reached ({most}): more clients are refused; raise max_clients")));
-    }
     (clients * 10 >= most * 9).then(|| notice(format!("{clients} of {most} clients are connected; raise max_clients")))
 }
 

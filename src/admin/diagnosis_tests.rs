@@ -20,7 +20,7 @@ fn failed(code: &str, message: &str) -> Option<(SqlState, String)> {
 }
 
 fn of(pool: PoolFacts) -> (Severity, String) {
-    let facts = Facts { clients: 50, max_clients: 1000, draining: false, pools: vec![pool] };
+    let facts = Facts { clients: 50, max_clients: 1000, draining: false, pools: vec![pool], refused: None };
     let Diagnosis { severity, sentence } = diagnose(&facts);
     (severity, sentence)
 }
@@ -99,11 +99,28 @@ fn a_busy_pool_without_waiters_is_well() {
 
 #[test]
 fn the_process_has_its_own_limits() {
-    let facts = |clients, draining| Facts { clients, max_clients: 100, draining, pools: Vec::new() };
+    let facts = |clients, draining| Facts { clients, max_clients: 100, draining, pools: Vec::new(), refused: None };
     assert_eq!(diagnose(&facts(100, false)).severity, Severity::Trouble);
     assert_eq!(diagnose(&facts(90, false)).severity, Severity::Notice);
     assert_eq!(diagnose(&facts(3, false)).severity, Severity::Well);
     assert!(diagnose(&facts(3, true)).sentence.contains("draining"));
+}
+
+#[test]
+fn who_was_refused_does_not_wait_any_more_and_is_not_forgotten() {
+    let refused = || Some(Refusal { message: "no backend in time".into(), ago: Duration::from_secs(2) });
+    let quiet = || PoolFacts { waiting: Holders::default(), ..pool() };
+    assert_eq!(of(quiet()).0, Severity::Well);
+    let (severity, sentence) =
+        of(PoolFacts { refused: refused(), in_transaction: holders(20, "report-fn", 20, 8.0), ..quiet() });
+    assert_eq!(severity, Severity::Trouble);
+    let expected =
+        "pool app/api refused a client 2.0 s ago: no backend in time; 20 of 20 backends are lent; 20 are idle in";
+    assert!(sentence.starts_with(expected), "{sentence}");
+    let (_, sentence) = of(PoolFacts { refused: refused(), active: 3, ..quiet() });
+    assert!(sentence.ends_with("no backend in time; now 3 of 20 backends are lent"), "{sentence}");
+    let facts = Facts { clients: 3, max_clients: 100, draining: false, pools: vec![quiet()], refused: refused() };
+    assert!(diagnose(&facts).sentence.starts_with("a login was refused 2.0 s ago: no backend in time; raise"));
 }
 
 #[test]

@@ -6,12 +6,16 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::Watched;
-use super::diagnosis::{Diagnosis, Facts, Holders, PoolFacts, diagnose};
+use super::diagnosis::{Diagnosis, Facts, Holders, PoolFacts, Refusal, diagnose};
 use super::survey::{Crowd, Seen, Survey, TOP};
 use crate::activity::State;
+use crate::error::{Side, SqlState};
 use crate::pool::{Pool, Sample};
 use crate::track::PinReason;
-use crate::trouble;
+use crate::trouble::{self, Trouble};
+
+/// A refusal of longer ago says nothing of now.
+const MOMENT: Duration = Duration::from_secs(10);
 
 /// A moment, as the page reads it. Times are in seconds.
 #[derive(Debug, Serialize)]
@@ -186,18 +190,35 @@ fn errors() -> Vec<ErrorShown> {
     shown.collect()
 }
 
+/// The last client of a pool (empty: that was not logged in yet) that a limit of ours refused, if that was a moment ago. Other
+/// errors of ours end sessions, and are those of who has a backend.
+fn refusal(troubles: &[Trouble], pool: &str) -> Option<Refusal> {
+    let refusals = [SqlState::TOO_MANY_CONNECTIONS, SqlState::CANNOT_CONNECT_NOW];
+    let is_one = |trouble: &&Trouble| {
+        trouble.side == Side::Proxy
+            && *trouble.pool == *pool
+            && refusals.iter().any(|code| code.code() == &*trouble.code)
+    };
+    let last = troubles.iter().find(is_one)?;
+    // A clock that was put back makes it one of now.
+    let ago = last.at.elapsed().unwrap_or_default();
+    (ago < MOMENT).then(|| Refusal { message: last.message.to_string(), ago })
+}
+
 /// What is wrong now, in one sentence.
 pub(super) fn diagnosis(watched: &Watched, survey: &Survey) -> Diagnosis {
+    let troubles = trouble::last();
     diagnose(&Facts {
         clients: watched.connected(),
         max_clients: watched.registry.config().max_clients,
         draining: watched.readiness.is_draining(),
-        pools: watched.registry.all().iter().map(|pool| facts(pool, survey)).collect(),
+        pools: watched.registry.all().iter().map(|pool| facts(pool, survey, &troubles)).collect(),
+        refused: refusal(&troubles, ""),
     })
 }
 
 /// What the first sentence is made from.
-fn facts(pool: &Pool, survey: &Survey) -> PoolFacts {
+fn facts(pool: &Pool, survey: &Survey, troubles: &[Trouble]) -> PoolFacts {
     let (none, sample) = (Crowd::default(), pool.sample());
     let crowd = survey.pools.get(&pool.key).unwrap_or(&none);
     let settings = pool.settings.load();
@@ -223,6 +244,7 @@ fn facts(pool: &Pool, survey: &Survey) -> PoolFacts {
         greatest: greatest.map_or_else(Default::default, |(name, clock)| (name.to_string(), clock.demand())),
         idle_transaction_timeout: settings.idle_transaction_timeout,
         max_leases_per_application: settings.max_leases_per_application,
+        refused: refusal(troubles, &pool.key.to_string()),
         pin_reason: commonest.and_then(|same| same.first()).map(|reason| reason.as_str()),
     }
 }
