@@ -355,8 +355,8 @@ impl Session {
             outstanding: self.pipeline.outstanding(),
             open_batch: self.batch.is_open || self.batch.is_skipped,
             copy_in: self.copy_in,
-            torn: self.request.rest > 0 && !self.request.is_dropped,
-            rest: self.reply.rest,
+            torn: self.request.rest() > 0 && !self.request.is_dropped,
+            rest: self.reply.rest(),
             polite,
         }
     }

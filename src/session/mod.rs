@@ -62,7 +62,7 @@ impl Session {
             self.note_error(error);
             self.log_error("session ended", error);
             // Behind half a message it would be read as the rest of that.
-            if self.reply.rest == 0 || self.reply.is_dropped {
+            if self.reply.rest() == 0 || self.reply.is_dropped {
                 backend::error(self.client.output(), Severity::Fatal, error);
             }
         }

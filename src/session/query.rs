@@ -128,13 +128,13 @@ impl Session {
         self.pipeline.push(Expect::Query(UnnamedStatement::latest()));
         self.rest = rest;
         // The start has been looked at; what is there behind it, and what comes, is looked through.
-        self.request = Begun { rest: header.body() - examined, is_dropped: false };
+        self.request = Begun::new(header.body() - examined, false);
         match resolved {
             Some(resolved) => {
                 self.client.skip(HEADER + examined, &mut lease.socket);
                 let out = lease.socket.output();
                 out.put_u8(tag::QUERY);
-                out.put_u32((4 + resolved.text.len() + 1 + self.request.rest) as u32);
+                out.put_u32((4 + resolved.text.len() + 1 + self.request.rest()) as u32);
                 out.put_slice(&resolved.text);
                 out.put_u8(0);
                 self.sql.run(resolved);
@@ -172,7 +172,7 @@ impl Session {
     /// Looks through the next bytes of a long Query.
     pub(super) fn look_through(&mut self, now: usize, lease: &mut Backend) {
         let Some(rest) = &mut self.rest else { return };
-        let effects = rest.effects(self.client.unseen().get(..now).unwrap_or_default(), self.request.rest == 0);
+        let effects = rest.effects(self.client.unseen().get(..now).unwrap_or_default(), self.request.rest() == 0);
         if effects != Effects::NONE {
             if effects.any(PinReason::Sequence.effect()) {
                 // Here the client's own may have been forgotten.
@@ -181,7 +181,7 @@ impl Session {
             self.note_effects(effects, b"a long text", lease);
             self.listening.note(effects, b"");
         }
-        if effects != Effects::NONE || self.request.rest == 0 {
+        if effects != Effects::NONE || self.request.rest() == 0 {
             self.rest = None;
         }
     }

@@ -8,6 +8,7 @@ use super::Session;
 use super::expect::Expect;
 use super::put_off::PutOff;
 use super::sql_state::MOST_BOUND;
+use super::state::Begun;
 use crate::backend::Backend;
 use crate::error::{Error, Side, SqlState};
 use crate::prepared::{MOST_BYTES, MOST_NAMES, Unnamed, UnnamedStatement};
@@ -45,10 +46,10 @@ impl Session {
     /// been told so.
     pub(super) fn skip_refused(&mut self) -> Result<bool, Error> {
         loop {
-            let now = self.client.unseen().len().min(self.request.rest);
+            let now = self.client.unseen().len().min(self.request.rest());
             self.client.consume(now);
-            self.request.rest -= now;
-            if self.request.rest > 0 {
+            self.request.take(now);
+            if self.request.rest() > 0 {
                 return Ok(false);
             }
             if self.refused == Some(Refused::Last) {
@@ -71,14 +72,14 @@ impl Session {
                 tag::SYNC => self.refused = Some(Refused::Last),
                 _ => {}
             }
-            self.request.rest = header.total;
+            self.request = Begun::new(header.total, true);
         }
     }
 
     /// Drops data of a COPY that is over, as it comes.
     #[cold]
     pub(super) fn drop_stray(&mut self, header: Header) {
-        self.request.rest = header.total;
+        self.request = Begun::new(header.total, true);
         self.refused = Some(Refused::Stray);
     }
 

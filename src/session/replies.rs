@@ -57,12 +57,12 @@ impl Session {
     #[inline]
     fn take_all_replies(&mut self, lease: &mut Backend, begun: &mut bool) -> Result<(), Lost> {
         loop {
-            if self.reply.rest > 0 {
-                let now = lease.socket.unseen().len().min(self.reply.rest);
+            if self.reply.rest() > 0 {
+                let now = lease.socket.unseen().len().min(self.reply.rest());
                 if now == 0 {
                     return Ok(());
                 }
-                self.reply.rest -= now;
+                self.reply.take(now);
                 if self.reply.is_dropped {
                     lease.socket.skip(now, &mut self.client);
                 } else {
@@ -89,11 +89,11 @@ impl Session {
                 Fate::Pass => {
                     *begun = header.tag != tag::READY;
                     lease.socket.pass(now);
-                    self.reply = Begun { rest: header.total - now, is_dropped: false };
+                    self.reply = Begun::new(header.total - now, false);
                 }
                 Fate::Swallow => {
                     lease.socket.skip(now, &mut self.client);
-                    self.reply = Begun { rest: header.total - now, is_dropped: true };
+                    self.reply = Begun::new(header.total - now, true);
                 }
                 Fate::PassLast => {
                     lease.socket.pass(now);
@@ -344,7 +344,7 @@ impl Session {
     /// Says what pgfunnel answers itself, once everything before it has been answered, to its last byte.
     #[inline]
     pub(super) fn say_what_is_due(&mut self, lease: &mut Backend) {
-        if self.pipeline.has_own_words() && self.reply.rest == 0 {
+        if self.pipeline.has_own_words() && self.reply.rest() == 0 {
             self.say_all_that_is_due(lease);
         }
     }

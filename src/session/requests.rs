@@ -88,7 +88,7 @@ impl Session {
     /// Whether a Terminate is among what the client has sent and what is not taken yet.
     #[cold]
     pub(super) fn says_goodbye(&self) -> bool {
-        let mut unseen = self.client.unseen().get(self.request.rest..).unwrap_or_default();
+        let mut unseen = self.client.unseen().get(self.request.rest()..).unwrap_or_default();
         while let Ok(Some(header)) = Header::peek(unseen, tag::limit) {
             if header.tag == tag::TERMINATE {
                 return true;
@@ -104,12 +104,12 @@ impl Session {
     /// What ends the session: a broken frame or an unknown message type.
     pub(super) fn take_requests(&mut self, lease: &mut Backend) -> Result<Wish, Error> {
         loop {
-            if self.request.rest > 0 {
-                let now = self.client.unseen().len().min(self.request.rest);
+            if self.request.rest() > 0 {
+                let now = self.client.unseen().len().min(self.request.rest());
                 if now == 0 {
                     return Ok(Wish::More);
                 }
-                self.request.rest -= now;
+                self.request.take(now);
                 self.look_through(now, lease);
                 if self.request.is_dropped {
                     self.client.skip(now, &mut lease.socket);
@@ -238,14 +238,14 @@ impl Session {
     pub(super) fn pass_request(&mut self, header: Header) {
         let now = self.client.unseen().len().min(header.total);
         self.client.pass(now);
-        self.request = Begun { rest: header.total - now, is_dropped: false };
+        self.request = Begun::new(header.total - now, false);
     }
 
     /// Drops a message that the backend would skip too, after an error, up to the next Sync.
     pub(super) fn skip_request(&mut self, header: Header, lease: &mut Backend) {
         let now = self.client.unseen().len().min(header.total);
         self.client.skip(now, &mut lease.socket);
-        self.request = Begun { rest: header.total - now, is_dropped: true };
+        self.request = Begun::new(header.total - now, true);
     }
 
     /// Between two transactions: a client that is pinned from now on is counted, and its reason logged.

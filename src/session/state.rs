@@ -92,10 +92,30 @@ pub struct Session {
 /// A message of which a part has been handled, and the rest is to come.
 #[derive(Debug, Default)]
 pub(super) struct Begun {
-    /// Bytes to come; none of a message that is over, or handled whole.
-    pub(super) rest: usize,
-    /// They are dropped, like the part before.
+    /// Half a word, so that an idle client's task stays small.
+    rest: u32,
+    /// The rest is dropped, like the part before.
     pub(super) is_dropped: bool,
+}
+
+impl Begun {
+    /// `rest`: bytes to come, at most as many as a message has (see [`crate::wire::backend::limit`]).
+    #[inline]
+    pub(super) fn new(rest: usize, is_dropped: bool) -> Self {
+        Self { rest: rest as u32, is_dropped }
+    }
+
+    /// Bytes to come; none of a message that is over, or handled whole.
+    #[inline]
+    pub(super) fn rest(&self) -> usize {
+        self.rest as usize
+    }
+
+    /// So many of them have come.
+    #[inline]
+    pub(super) fn take(&mut self, now: usize) {
+        self.rest -= now as u32;
+    }
 }
 
 /// Extended-query messages up to a Sync.
@@ -239,7 +259,7 @@ impl Session {
     pub(super) fn waits_for_answers(&self) -> bool {
         !self.copy_in
             && ((self.undecided || self.sql.listed) && !self.pipeline.is_certain()
-                || self.barrier && self.request.rest == 0 && !self.pipeline.is_empty())
+                || self.barrier && self.request.rest() == 0 && !self.pipeline.is_empty())
     }
 
     /// The transaction is over, nothing is owed to either side, and nothing pins the client.
@@ -274,8 +294,8 @@ impl Session {
             && self.pipeline.is_empty()
             && !self.batch.is_open
             && !self.batch.is_skipped
-            && self.request.rest == 0
-            && self.reply.rest == 0
+            && self.request.rest() == 0
+            && self.reply.rest() == 0
     }
 
     /// From now on the pool's settings are in force as they are now.
