@@ -255,6 +255,26 @@ fn a_long_text_finds_its_clients_own_sequence() -> Result {
     Ok(())
 }
 
+/// But for the first time that anybody asks: what is another's is forgotten only then, and its own with it.
+#[test]
+fn the_value_of_an_insert_is_there_in_its_transaction() -> Result {
+    let (cluster, proxy) = setup("pool_size = 1")?;
+    cluster.target().connect()?.value("create table serials (id serial)")?;
+    for turn in 0..3 {
+        let (mut other, mut client) = (proxy.target().connect()?, proxy.target().connect()?);
+        other.value("select 1")?;
+        client.query("begin")?;
+        client.query("insert into serials default values")?;
+        let answer = client.query("select lastval()")?;
+        match turn {
+            0 => assert_eq!(answer.error().code, "55000"),
+            _ => assert_eq!(answer.value(), (turn + 1).to_string()),
+        }
+        client.query("commit")?;
+    }
+    Ok(())
+}
+
 /// What is too long to be looked through waits until it is known whether a failed transaction is over.
 #[test]
 fn a_long_text_behind_the_end_of_a_failed_transaction_is_executed() -> Result {
